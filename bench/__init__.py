@@ -1,0 +1,1 @@
+"""Benchmarks: archives with known content, throughput, memory, peers."""

@@ -1,0 +1,1 @@
+"""Scores to probabilities to decisions. Knows nothing of DICOM or campaigns."""

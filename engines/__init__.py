@@ -1,0 +1,1 @@
+"""Networks as files, and what runs them. Knows nothing of DICOM or campaigns."""

@@ -1,0 +1,1 @@
+"""Networks, cohorts, training and the bundle builder."""
