@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt

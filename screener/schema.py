@@ -30,13 +30,19 @@ def _column(name: str, dtype: type[pl.DataType] | pl.DataType, unit: str, meanin
 _IDS = (
     _column("image_pid", pl.String, "hex", "Pseudonym of the SOP instance (patient and SOP Instance UID)."),
     _column("study_pid", pl.String, "hex", "Pseudonym of the study (patient and Study Instance UID)."),
-    _column("subject_pid", pl.String, "hex", "Pseudonym of the patient (issuer and Patient ID); null without one."),
+    _column(
+        "subject_pid", pl.String, "hex", "Pseudonym of the patient (issuer and Patient ID); null without one."
+    ),
 )
 
 _RESULTS = (
-    _column("quality_grade", pl.Int8, "1-4", "Technical quality: 1 good, 2 acceptable, 3 poor, 4 unreadable."),
+    _column(
+        "quality_grade", pl.Int8, "1-4", "Technical quality: 1 good, 2 acceptable, 3 poor, 4 unreadable."
+    ),
     _column("quality_flags", pl.List(pl.String), "codes", "Why the grade is not 1."),
-    _column("clipped_frac", pl.Float32, "0-1", "Share of picture pixels at either end of the display window."),
+    _column(
+        "clipped_frac", pl.Float32, "0-1", "Share of picture pixels at either end of the display window."
+    ),
     _column("lung_area_cm2_r", pl.Float32, "cm2", "Area of the patient's right lung field at the detector."),
     _column("lung_area_cm2_l", pl.Float32, "cm2", "Area of the patient's left lung field at the detector."),
     _column("mask_valid", pl.Boolean, "", "The lung mask is anatomically plausible."),
@@ -54,11 +60,15 @@ _RESULTS = (
     _column("p_stage1_raw", pl.Float32, "0-1", "The network's probability before calibration."),
     _column("p_stage2_raw", pl.Float32, "0-1", "The network's probability before calibration."),
     _column("p_stage3_raw", pl.Float32, "0-1", "The network's probability before calibration."),
-    _column("dx_pred", pl.String, "code", "Suspected: normal, pneumoconiosis, tb or both, at the thresholds."),
+    _column(
+        "dx_pred", pl.String, "code", "Suspected: normal, pneumoconiosis, tb or both, at the thresholds."
+    ),
     _column("stage_pred", pl.Int8, "0-3", "Suspected stage: the most probable calibrated stage."),
     _column("stage_expected", pl.Float32, "0-3", "Probability-weighted mean stage."),
     _column("stage_consistent", pl.Boolean, "", "Both heads agree on whether pneumoconiosis is suspected."),
-    _column("tb_coexist_flag", pl.Boolean, "", "Tuberculosis and stage I or more both pass their thresholds."),
+    _column(
+        "tb_coexist_flag", pl.Boolean, "", "Tuberculosis and stage I or more both pass their thresholds."
+    ),
     _column("zone_ru", pl.Float32, "0-3", "Expected profusion level, right upper zone."),
     _column("zone_rm", pl.Float32, "0-3", "Expected profusion level, right middle zone."),
     _column("zone_rl", pl.Float32, "0-3", "Expected profusion level, right lower zone."),
@@ -74,7 +84,9 @@ _RESULTS = (
 
 _SUBJECT = (
     _column("study_year", pl.Int16, "year", "Calendar year of the study."),
-    _column("study_date", pl.Date, "date", "Study date moved by a keyed number of days, the same for one subject."),
+    _column(
+        "study_date", pl.Date, "date", "Study date moved by a keyed number of days, the same for one subject."
+    ),
     _column("age_years", pl.Int8, "years", "Age at study from the header, top-coded at 90."),
     _column("sex", pl.String, "code", "Patient Sex from the header: F, M or O."),
 )
@@ -85,7 +97,12 @@ IMAGES: tuple[Column, ...] = (
     _column("size_bytes", pl.Int64, "bytes", "Size of the file when it was screened."),
     _column("mtime_ns", pl.Int64, "ns", "Modification time of the file when it was screened (Unix epoch)."),
     _column("source_sha256", pl.String, "hex", "SHA-256 of the file; null when it was not read whole."),
-    _column("pixel_sha256", pl.String, "hex", "SHA-256 of the 8-bit canvas: equal for the same picture sent twice."),
+    _column(
+        "pixel_sha256",
+        pl.String,
+        "hex",
+        "SHA-256 of the 8-bit canvas: equal for the same picture sent twice.",
+    ),
     _column("status", pl.String, "code", "screened, rejected or failed."),
     _column("reason", pl.String, "code", "Why it was not screened; null when screened."),
     _column("detail", pl.String, "", "What was found and expected; never identity or paths."),
@@ -93,7 +110,9 @@ IMAGES: tuple[Column, ...] = (
     _column("sop_class", pl.String, "UID", "SOP Class UID."),
     _column("transfer_syntax", pl.String, "UID", "Transfer Syntax UID."),
     _column("modality", pl.String, "code", "Modality tag."),
-    _column("body_part_tag", pl.String, "code", "What the body part tags say: chest, other; null when missing."),
+    _column(
+        "body_part_tag", pl.String, "code", "What the body part tags say: chest, other; null when missing."
+    ),
     _column("view_tag", pl.String, "code", "View from the header: PA, AP, LL, ...; null when missing."),
     _column("photometric", pl.String, "code", "Photometric Interpretation tag."),
     _column("intent", pl.String, "code", "presentation or processing; null when not declared."),
@@ -112,7 +131,9 @@ IMAGES: tuple[Column, ...] = (
 STUDIES: tuple[Column, ...] = (
     _IDS[1],
     _IDS[2],
-    _column("image_pid", pl.String, "hex", "The image that speaks for the study; null when none was screened."),
+    _column(
+        "image_pid", pl.String, "hex", "The image that speaks for the study; null when none was screened."
+    ),
     _column("file_id", pl.String, "hex", "The file of that image."),
     _column("num_images", pl.Int32, "images", "Images of the study found, whatever became of them."),
     _column("num_screened", pl.Int32, "images", "Images of the study screened."),
