@@ -1,0 +1,143 @@
+"""What a decoder process does with one file: header, eligibility, pixels, canvas.
+
+This is the one place where a `DecodeError` becomes a `Rejection`. The same function serves `inspect` and
+the training sets, in the caller's own process.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import resource
+import signal
+from collections import deque
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from screener.canvas import CANVAS_SIDE, display_transform, draw_canvas
+from screener.codecs import decode
+from screener.errors import DecodeError, Reason
+from screener.frame import read_frame
+from screener.header import ParsedHeader, check_eligible, read_header
+from screener.records import ArchiveEntry, Float32, Identity, Instance, Rejection, Source
+from screener.settings import RunSettings
+from screener.worker_pool import Task
+
+HEADER_READ_BYTES = 65536
+"""The small first read; nearly every radiograph's header fits, so a rejected file costs one read."""
+ADDRESS_SPACE_BYTES = 6 << 30
+"""Backstop: a codec that asks for more gets MemoryError, and the file a typed reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """What a decoder process needs to know."""
+
+    root: str
+    canvases: str
+    """Path of the shared float32 canvases (slots, S, S)."""
+    run: RunSettings
+
+
+@dataclass(slots=True)
+class _Progress:
+    """How far a file came: what is known of it when it is rejected."""
+
+    step: str = "header"
+    identity: Identity = Identity()
+    instance: Instance | None = None
+
+
+def load_file(path: Path, entry: ArchiveEntry, settings: RunSettings, out: Float32) -> Source | Rejection:
+    """Decode one file into a canvas, or say why not.
+
+    Args:
+        path: the file; read once.
+        entry: as the walk saw it; a size or time that changed since is `file_changed`.
+        settings: size limits.
+        out: float32 (S, S), overwritten.
+    """
+    progress = _Progress()
+    try:
+        with path.open("rb", buffering=HEADER_READ_BYTES) as file:
+            return _load(file, entry, settings, out, progress)
+    except DecodeError as error:
+        reason, detail = error.reason, error.detail
+    except MemoryError:
+        reason, detail = Reason.IMPLAUSIBLE_SIZE, "the decoder asked for more memory than a worker may have"
+    except OSError as error:
+        reason, detail = Reason.UNREADABLE_FILE, os.strerror(error.errno or 0)
+    except Exception as error:  # a file that a library trips over costs that file; its text may hold identity
+        broken = Reason.CORRUPT_HEADER if progress.step == "header" else Reason.DECODE_FAILED
+        reason, detail = broken, f"unexpected {type(error).__name__}"
+    return Rejection(entry, reason, detail, progress.step, progress.identity, progress.instance)
+
+
+def _load(
+    file: BinaryIO, entry: ArchiveEntry, settings: RunSettings, out: Float32, progress: _Progress
+) -> Source:
+    if entry.size_bytes > settings.max_file_mb * 1e6:
+        detail = f"{entry.size_bytes / 1e6:.0f} MB, at most {settings.max_file_mb:g} MB are read"
+        raise DecodeError(Reason.IMPLAUSIBLE_SIZE, detail)
+    parsed: ParsedHeader = read_header(file, settings)
+    progress.identity, progress.instance = parsed.identity, parsed.instance
+    instance = progress.instance = check_eligible(parsed, settings)
+    progress.step = "pixels"
+    frame = read_frame(file, parsed, settings)
+    now = os.fstat(file.fileno())
+    if (now.st_size, now.st_mtime_ns) != (entry.size_bytes, entry.mtime_ns):
+        raise DecodeError(Reason.FILE_CHANGED, "size or time changed between finding and reading it")
+    picture = decode(frame, cover_px=CANVAS_SIDE)
+    progress.step = "canvas"
+    transform = display_transform(parsed.dataset, instance)
+    facts = draw_canvas(picture, transform, instance.rows, instance.columns, out)
+    return Source(entry, parsed.identity, instance, facts, frame.source_sha256)
+
+
+def decode_files(pipe: Connection, settings: WorkerSettings) -> None:
+    """Main function of a decoder process: answer tasks until the pipe closes."""
+    _quieten(settings)
+    with Path(settings.canvases).open("r+b") as shared:
+        canvases = np.frombuffer(mmap.mmap(shared.fileno(), 0), np.float32)
+    canvases = canvases.reshape(-1, CANVAS_SIDE, CANVAS_SIDE)
+    pipe.send(None)
+    queued: deque[Task] = deque()
+    while True:
+        try:
+            while not queued or pipe.poll():
+                queued.append(pipe.recv())
+                _read_ahead(Path(settings.root, queued[-1].entry.relative_path))
+            task = queued.popleft()
+            path = Path(settings.root, task.entry.relative_path)
+            pipe.send(load_file(path, task.entry, settings.run, canvases[task.slot]))
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            return
+
+
+def _quieten(settings: WorkerSettings) -> None:
+    """One thread, no share in Ctrl-C, bounded memory; a codec's own messages may hold identity."""
+    import cv2
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    cv2.setNumThreads(1)
+    resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE_BYTES, ADDRESS_SPACE_BYTES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    silent = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silent, 2)
+    os.close(silent)
+
+
+def _read_ahead(path: Path) -> None:
+    """Ask the kernel to have the file's pages ready when its turn comes."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return  # the real open will report it
+    try:
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
+    finally:
+        os.close(descriptor)

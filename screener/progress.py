@@ -1,0 +1,91 @@
+"""A live view of a run's counters on a terminal's stderr, and the table at its end."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from screener.archive import walk
+from screener.counters import Counters
+from screener.records import RunSummary
+
+REFRESH_PER_S = 4
+
+
+class ProgressView:
+    """Renders counters; knows the total once the archive has been counted in the background."""
+
+    def __init__(self, counters: Counters) -> None:
+        self._counters = counters
+        self.total: int | None = None
+
+    def __rich__(self) -> Table:
+        counters = self._counters
+        seconds = max(counters.seconds, 1e-6)
+        grid = Table.grid(padding=(0, 2))
+        done = counters.handled + counters.already_done
+        of_total = f"{done:,}" + (f" of {self.total:,}" if self.total else "")
+        grid.add_row("files", of_total, f"{counters.already_done:,} done before" if counters.already_done else "")
+        rate = counters.screened / seconds
+        megabytes = counters.bytes_read / 1e6 / seconds
+        grid.add_row("screened", f"{counters.screened:,}", f"{rate:.1f} images/s  {megabytes:.0f} MB/s")
+        reasons = "  ".join(f"{reason} {count:,}" for reason, count in counters.reasons.most_common(4))
+        grid.add_row("rejected", f"{counters.rejected:,}", "")
+        grid.add_row("failed", f"{counters.failed:,}", reasons)
+        grid.add_row("time left", self._time_left(done, seconds), "")
+        return grid
+
+    def _time_left(self, done: int, seconds: float) -> str:
+        handled = self._counters.handled
+        if not self.total or not handled:
+            return "counting files"
+        left = max(0.0, (self.total - done) * seconds / handled)
+        return f"{left // 3600:.0f} h {left % 3600 // 60:02.0f} min {left % 60:02.0f} s"
+
+
+@contextmanager
+def live_progress(counters: Counters, root: Path) -> Iterator[None]:
+    """Show progress on stderr if that is a terminal, else nothing."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield
+        return
+    view = ProgressView(counters)
+    leaving = threading.Event()
+    counting = threading.Thread(target=_count_files, args=(root, view, leaving), daemon=True)
+    counting.start()
+    with Live(view, console=console, refresh_per_second=REFRESH_PER_S, transient=True):
+        yield
+    leaving.set()
+
+
+def _count_files(root: Path, view: ProgressView, leaving: threading.Event) -> None:
+    """Walk once ahead for the total; a hundred thousand files take about a second."""
+    total = 0
+    for total, _ in enumerate(walk(root), start=1):
+        if leaving.is_set():
+            return
+    view.total = total
+
+
+def summary_table(summary: RunSummary) -> Table:
+    """The counters of a finished run, reasons included."""
+    table = Table(title="Run" + (" (interrupted)" if summary.interrupted else ""), title_justify="left")
+    table.add_column("files")
+    table.add_column("count", justify="right")
+    for name in ("found", "already_done", "screened", "rejected", "failed"):
+        table.add_row(name.replace("_", " "), f"{getattr(summary, name):,}")
+    if summary.reasons:
+        table.add_section()
+    for reason, count in summary.reasons.items():
+        table.add_row(reason, f"{count:,}")
+    table.add_section()
+    table.add_row("seconds", f"{summary.seconds:,.1f}")
+    table.add_row("images/s", f"{summary.screened / max(summary.seconds, 1e-6):,.1f}")
+    return table

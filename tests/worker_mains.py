@@ -1,0 +1,37 @@
+"""Decoder main functions that misbehave on request: the file's name says how."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import time
+from multiprocessing.connection import Connection
+
+from screener.errors import Reason
+from screener.records import Rejection
+from screener.worker_pool import Task
+
+
+def misbehave(pipe: Connection) -> None:
+    """Answer every task with `too_small`, except files named to crash, hang, exit or dawdle."""
+    pipe.send(None)
+    while True:
+        try:
+            task: Task = pipe.recv()
+        except EOFError:
+            return
+        name = task.entry.relative_path
+        if name.startswith("segfault"):
+            ctypes.string_at(0)
+        if name.startswith("exit"):
+            os._exit(7)
+        if name.startswith("hang"):
+            time.sleep(3600)
+        if name.startswith("slow"):
+            time.sleep(0.2)
+        pipe.send(Rejection(task.entry, Reason.TOO_SMALL))
+
+
+def cannot_start(pipe: Connection) -> None:
+    """Die before saying ready."""
+    os._exit(3)
