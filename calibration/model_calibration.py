@@ -1,0 +1,253 @@
+"""The calibration that belongs to one model: how its logits become probabilities, and where they refer.
+
+A bundle carries one as `calibration.json`; a site may lay a threshold set of its own over it. Both name the
+hash of the model that they were fitted on and are refused by any other. Questionable: a site's threshold set
+may carry its own scaling for a head. A threshold only means something on the scale that it was chosen on, so
+the two always travel together, and a head that the site had no readings for keeps the bundle's.
+
+Shape letters: N images.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from calibration.errors import CalibrationError
+from calibration.scaling import Float64, Scaling
+
+CALIBRATION_FORMAT = "screener-calibration/1"
+THRESHOLDS_FORMAT = "screener-thresholds/1"
+NUM_STAGES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """Calibrated probabilities at or above which something is suspected; all in [0, 1]."""
+
+    pneumoconiosis: float = 0.5
+    """Pneumoconiosis is suspected."""
+    tb: float = 0.5
+    """Tuberculosis is suspected."""
+    stage_positive: float = 0.5
+    """P(stage I or more) counts as positive."""
+    tb_priority: float = 0.9
+    """Tuberculosis is so probable that the film is read first; not below `tb`."""
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if not isinstance(value, float | int) or not 0 <= value <= 1:
+                raise CalibrationError(f"threshold {name} is {value}: expected a number from 0 to 1")
+        if self.tb_priority < self.tb:
+            raise CalibrationError(
+                f"threshold tb_priority {self.tb_priority} is below tb {self.tb}: raise it to at least that"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class FittedOn:
+    """What a calibration was fitted on."""
+
+    num_images: int
+    description: str
+    simulated: bool
+    """True when any of the findings were simulated."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probabilities:
+    """Probabilities of N images, each in [0, 1]."""
+
+    pneumoconiosis: Float64
+    """(N,)"""
+    tb: Float64
+    """(N,)"""
+    stage: Float64
+    """(N, 4); rows sum to one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Scaling of each head, thresholds, and what they were fitted on; bound to one model."""
+
+    model_sha256: str
+    pneumoconiosis: Scaling
+    tb: Scaling
+    stage: Scaling
+    thresholds: Thresholds
+    threshold_set_id: str
+    calibrated: bool
+    """False for a freshly trained bundle: the network's own probabilities and default thresholds."""
+    fitted_on: FittedOn | None = None
+    prevalence: float | None = None
+    """Prevalence of pneumoconiosis that the probabilities are meant for; None is that of `fitted_on`."""
+    tb_prevalence: float | None = None
+    """The same for tuberculosis."""
+
+    def __post_init__(self) -> None:
+        widths = (len(self.pneumoconiosis.weight), len(self.tb.weight), len(self.stage.weight))
+        if widths != (1, 1, NUM_STAGES):
+            raise CalibrationError(
+                f"heads of {widths} classes: expected 1 (pneumoconiosis), 1 (tb), 4 (stage)"
+            )
+
+    @classmethod
+    def identity(cls, model_sha256: str) -> Calibration:
+        """The network's own probabilities, with thresholds of one half: nothing was fitted."""
+        label, stage = Scaling.identity(1), Scaling.identity(NUM_STAGES)
+        return cls(model_sha256, label, label, stage, Thresholds(), "uncalibrated", calibrated=False)
+
+    def apply(self, diagnosis_logits: npt.ArrayLike, stage_logits: npt.ArrayLike) -> Probabilities:
+        """Calibrate logits.
+
+        Args:
+            diagnosis_logits: (N, 2) log-odds of pneumoconiosis and tuberculosis.
+            stage_logits: (N, 4) logits of stage 0, I, II, III.
+        """
+        diagnosis = np.asarray(diagnosis_logits, dtype=np.float64)
+        return Probabilities(
+            self.pneumoconiosis.label(diagnosis[:, 0]),
+            self.tb.label(diagnosis[:, 1]),
+            self.stage.classes(stage_logits),
+        )
+
+    def check_model(self, model_sha256: str) -> None:
+        """Refuse another model than the one that this was fitted on.
+
+        Raises:
+            CalibrationError: the hashes differ.
+        """
+        _check_model("calibration", self.model_sha256, model_sha256)
+
+    def with_thresholds(self, chosen: ThresholdSet) -> Calibration:
+        """Lay a site's threshold set over this calibration.
+
+        Raises:
+            CalibrationError: the set was chosen for another model.
+        """
+        _check_model(f"threshold set {chosen.threshold_set_id}", chosen.model_sha256, self.model_sha256)
+        return replace(
+            self,
+            pneumoconiosis=chosen.pneumoconiosis or self.pneumoconiosis,
+            tb=chosen.tb or self.tb,
+            stage=chosen.stage or self.stage,
+            thresholds=chosen.thresholds,
+            threshold_set_id=chosen.threshold_set_id,
+            calibrated=self.calibrated or None not in (chosen.pneumoconiosis, chosen.tb, chosen.stage),
+            fitted_on=chosen.fitted_on,
+            prevalence=chosen.prevalence,
+            tb_prevalence=chosen.tb_prevalence,
+        )
+
+    def save(self, file: Path) -> None:
+        """Write as JSON."""
+        _write(file, {"format": CALIBRATION_FORMAT, **asdict(self)})
+
+    @classmethod
+    def load(cls, file: Path, model_sha256: str | None = None) -> Calibration:
+        """Read from JSON, and refuse another model's.
+
+        Args:
+            file: a file that `save` wrote.
+            model_sha256: hash of the model it will be used with; None skips the check.
+
+        Raises:
+            CalibrationError: not readable, not a calibration, out of range, or another model's.
+        """
+        fields = _read(file, CALIBRATION_FORMAT)
+        try:
+            found = cls(**{**fields, **_nested(fields)})
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise CalibrationError(f"{file.name} is not a complete calibration: {error}") from error
+        if model_sha256 is not None:
+            found.check_model(model_sha256)
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class ThresholdSet:
+    """Thresholds that a site chose from its own readings, for `screener run --thresholds`."""
+
+    model_sha256: str
+    thresholds: Thresholds
+    fitted_on: FittedOn
+    pneumoconiosis: Scaling | None = None
+    """Scaling that the site's readings gave; None keeps the bundle's."""
+    tb: Scaling | None = None
+    stage: Scaling | None = None
+    prevalence: float | None = None
+    tb_prevalence: float | None = None
+
+    @property
+    def threshold_set_id(self) -> str:
+        """`site-` and the beginning of the content's SHA-256: another choice has another name."""
+        content = json.dumps(asdict(self), sort_keys=True).encode()
+        return f"site-{sha256(content).hexdigest()[:12]}"
+
+    def save(self, file: Path) -> None:
+        """Write as JSON."""
+        content = {"format": THRESHOLDS_FORMAT, "threshold_set_id": self.threshold_set_id, **asdict(self)}
+        _write(file, content)
+
+    @classmethod
+    def load(cls, file: Path) -> ThresholdSet:
+        """Read from JSON.
+
+        Raises:
+            CalibrationError: not readable, not a threshold set, edited by hand, or out of range.
+        """
+        fields = _read(file, THRESHOLDS_FORMAT)
+        named = fields.pop("threshold_set_id", None)
+        try:
+            found = cls(**{**fields, **_nested(fields)})
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise CalibrationError(f"{file.name} is not a complete threshold set: {error}") from error
+        if named != found.threshold_set_id:
+            raise CalibrationError(
+                f"{file.name} was changed after it was written (named {named}, content is "
+                f"{found.threshold_set_id}): choose thresholds again with screener calibrate"
+            )
+        return found
+
+
+def _check_model(what: str, fitted: str, used: str) -> None:
+    if fitted != used:
+        raise CalibrationError(
+            f"{what} was fitted on model {fitted[:12]} and this model is {used[:12]}: scores of one model say "
+            "nothing of another's; fit again with screener calibrate"
+        )
+
+
+def _scaling(fields: Mapping[str, Any] | None) -> Scaling | None:
+    if fields is None:
+        return None
+    return Scaling(fields["kind"], tuple(map(float, fields["weight"])), tuple(map(float, fields["bias"])))
+
+
+def _nested(fields: Mapping[str, Any]) -> dict[str, Any]:
+    heads = {head: _scaling(fields[head]) for head in ("pneumoconiosis", "tb", "stage")}
+    fitted_on = None if fields["fitted_on"] is None else FittedOn(**fields["fitted_on"])
+    return {**heads, "thresholds": Thresholds(**fields["thresholds"]), "fitted_on": fitted_on}
+
+
+def _write(file: Path, content: Mapping[str, Any]) -> None:
+    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _read(file: Path, expected_format: str) -> dict[str, Any]:
+    try:
+        fields = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not JSON"
+        raise CalibrationError(f"{file.name} cannot be read: {reason}") from error
+    found = fields.pop("format", None) if isinstance(fields, dict) else None
+    if found != expected_format:
+        raise CalibrationError(f"{file.name} has format {found}: expected {expected_format}")
+    return dict(fields)
