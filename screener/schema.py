@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from screener.records import ZONES
+
 SCHEMA_VERSION = "1"
 
 
@@ -131,13 +133,11 @@ IMAGES: tuple[Column, ...] = (
 STUDIES: tuple[Column, ...] = (
     _IDS[1],
     _IDS[2],
-    _column(
-        "image_pid", pl.String, "hex", "The image that speaks for the study; null when none was screened."
-    ),
+    _column("image_pid", pl.String, "hex", "The image that speaks for the study: screened if any image was."),
     _column("file_id", pl.String, "hex", "The file of that image."),
-    _column("num_images", pl.Int32, "images", "Images of the study found, whatever became of them."),
-    _column("num_screened", pl.Int32, "images", "Images of the study screened."),
-    _column("num_failed", pl.Int32, "images", "Images of the study that failed."),
+    _column("num_images", pl.Int32, "images", "Distinct images of the study found, whatever became of them."),
+    _column("num_screened", pl.Int32, "images", "Distinct images of the study screened."),
+    _column("num_failed", pl.Int32, "images", "Distinct images of the study with a file that failed."),
     _column("status", pl.String, "code", "screened, rejected or failed: the best that any image reached."),
     _column("reason", pl.String, "code", "Why no image was screened; null otherwise."),
     _column("view_tag", pl.String, "code", "View of the image that speaks for the study."),
@@ -150,6 +150,9 @@ LINKS: tuple[Column, ...] = (
     _column("file_id", pl.String, "hex", "Pseudonym of the file's path below the archive root."),
     *_IDS,
     _column("relative_path", pl.String, "", "Path below the archive root."),
+    _column(
+        "relative_path_hex", pl.String, "hex", "The path's bytes when they are not UTF-8; null otherwise."
+    ),
     _column("patient_id", pl.String, "", "Patient ID."),
     _column("issuer_of_patient_id", pl.String, "", "Issuer of Patient ID."),
     _column("patient_name", pl.String, "", "Patient's Name, decoded from its DICOM character set."),
@@ -159,6 +162,9 @@ LINKS: tuple[Column, ...] = (
     _column("study_instance_uid", pl.String, "UID", "Study Instance UID."),
     _column("sop_instance_uid", pl.String, "UID", "SOP Instance UID."),
 )
+
+ZONE_COLUMNS = tuple(f"zone_{zone}" for zone in ZONES)
+"""Columns of the six zones, in `records.ZONES` order."""
 
 TABLES = {"images": IMAGES, "studies": STUDIES, "private/links": LINKS}
 
