@@ -1,0 +1,123 @@
+"""Batches of pictures and masks to randomly changed ones, on whatever device they are on.
+
+Every draw comes from the generator that is passed in, so that a resumed run repeats exactly. The decision a
+reader would question: pictures are never mirrored, because right and left lung are different outputs, the heart
+is on one side, and a mirrored film is a real fault that must not look normal.
+
+Shape letters: N images, K channels, M side.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+@dataclass(frozen=True, slots=True)
+class AffineRange:
+    """How far a picture may be moved; each value is the half-width of a uniform range."""
+
+    rotation_deg: float = 10.0
+    log_scale: float = 0.2
+    """Of both axes together."""
+    log_aspect: float = 0.1
+    """Between the axes."""
+    shear: float = 0.05
+    shift: float = 0.08
+    """As a share of the side."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToneRange:
+    """How far grey levels may be changed."""
+
+    log_gamma: float = 0.4
+    log_contrast: float = 0.3
+    brightness: float = 0.1
+    noise_sd: float = 0.04
+    """Largest standard deviation of grain, of the grey range."""
+    blur_share: float = 0.3
+    """Share of pictures that are blurred or sharpened."""
+
+
+def uniform(generator: torch.Generator, shape: tuple[int, ...], low: float, high: float) -> Tensor:
+    """Uniform numbers in [low, high)."""
+    return low + (high - low) * torch.rand(shape, generator=generator)
+
+
+def random_affine(count: int, ranges: AffineRange, generator: torch.Generator) -> Tensor:
+    """(N, 2, 3) matrices from output to input coordinates in [-1, 1], as `affine_grid` takes them."""
+    angle = uniform(generator, (count,), -1, 1) * math.radians(ranges.rotation_deg)
+    scale = (uniform(generator, (count,), -1, 1) * ranges.log_scale).exp()
+    aspect = (uniform(generator, (count,), -1, 1) * ranges.log_aspect).exp().sqrt()
+    shear = uniform(generator, (count,), -1, 1) * ranges.shear
+    shift = uniform(generator, (count, 2), -2, 2) * ranges.shift
+    cos, sin = angle.cos(), angle.sin()
+    first = torch.stack((cos * scale * aspect, (shear - sin) * scale * aspect, shift[:, 0]), dim=1)
+    second = torch.stack((sin * scale / aspect, cos * scale / aspect, shift[:, 1]), dim=1)
+    return torch.stack((first, second), dim=1)
+
+
+def warp(picture: Tensor, matrices: Tensor) -> Tensor:
+    """Apply affine matrices to (N, K, M, M), bilinear, zero outside."""
+    grid = functional.affine_grid(matrices.to(picture), list(picture.shape), align_corners=False)
+    return functional.grid_sample(picture, grid, padding_mode="zeros", align_corners=False)
+
+
+def random_tone(picture: Tensor, ranges: ToneRange, generator: torch.Generator) -> Tensor:
+    """Gamma, contrast, brightness, blur or sharpening, grain; (N, 1, M, M) in [0, 1] to the same."""
+    count = picture.shape[0]
+    each = (count, 1, 1, 1)
+    gamma = (uniform(generator, each, -1, 1) * ranges.log_gamma).exp().to(picture)
+    contrast = (uniform(generator, each, -1, 1) * ranges.log_contrast).exp().to(picture)
+    brightness = (uniform(generator, each, -1, 1) * ranges.brightness).to(picture)
+    changed = (picture.clamp(0, 1) + 1e-4) ** gamma
+    changed = (changed - 0.5) * contrast + 0.5 + brightness
+    # Negative strength blurs, positive sharpens: both are a step along the difference to a local mean.
+    strength = uniform(generator, each, -1, 1.5)
+    strength = torch.where(uniform(generator, each, 0, 1) < ranges.blur_share, strength, 0.0).to(picture)
+    changed = changed + strength * (changed - functional.avg_pool2d(changed, 3, stride=1, padding=1))
+    amount = (uniform(generator, each, 0, 1) ** 2 * ranges.noise_sd).to(picture)
+    grain = torch.randn(picture.shape, generator=generator).to(picture)
+    outside = picture == 0
+    return torch.where(outside, picture, (changed + amount * grain).clamp(0, 1))
+
+
+def smooth_field(count: int, cells: int, side: int, generator: torch.Generator) -> Tensor:
+    """(N, 1, side, side) random field in about [0, 1], varying over `side / cells` pixels."""
+    coarse = torch.rand((count, 1, cells, cells), generator=generator)
+    return functional.interpolate(coarse, size=(side, side), mode="bicubic", align_corners=False).clamp(0, 1)
+
+
+def opacify(picture: Tensor, lungs: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Draw consolidation, effusion or diffuse nodular shadow into lungs; the masks stay as they are.
+
+    A network trained on healthy lungs alone leaves out what is white; the mask must include it.
+
+    Args:
+        picture: (N, 1, M, M) in [0, 1].
+        lungs: (N, 2, M, M) in [0, 1].
+        share: of pictures that are changed.
+        generator: source of every draw.
+    """
+    count, _, side, _ = picture.shape
+    union = lungs.amax(dim=1, keepdim=True)
+    cells = 3 + int(torch.randint(0, 3, (1,), generator=generator))
+    patches = ((smooth_field(count, cells, side, generator) - 0.55) * 6).clamp(0, 1)
+    rows = torch.linspace(0, 1, side)[None, None, :, None]
+    base = ((rows - uniform(generator, (count, 1, 1, 1), 0.45, 0.85)) * 12).clamp(0, 1)
+    nodules = ((smooth_field(count, side // 4, side, generator) - 0.6) * 3).clamp(0, 1)
+    kind = torch.randint(0, 3, (count, 1, 1, 1), generator=generator)
+    shadow = torch.where(kind == 0, patches, torch.where(kind == 1, base, nodules)).to(picture)
+    one_side = torch.randint(0, 3, (count, 1, 1, 1), generator=generator).to(picture.device)
+    where = torch.where(one_side == 0, union, torch.where(one_side == 1, lungs[:, :1], lungs[:, 1:]))
+    chosen = (uniform(generator, (count, 1, 1, 1), 0, 1) < share).to(picture.device)
+    depth = uniform(generator, (count, 1, 1, 1), 0.3, 0.95).to(picture)
+    # Soft tissue next to the lungs is the brightness that a consolidated lung reaches.
+    tissue = torch.quantile(picture.flatten(1), 0.75, dim=1)[:, None, None, None]
+    weight = torch.where(chosen, shadow * where * depth, torch.zeros_like(where))
+    return picture + weight * (torch.maximum(tissue, picture) - picture)

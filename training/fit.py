@@ -1,0 +1,208 @@
+"""The training loop: a task and a recipe to checkpoints, metrics and learning curves.
+
+Runs on one CPU, one GPU or several through Lightning Fabric. The decision a reader would question: no state of
+a data loader is saved. Order and augmentation of step s in epoch e are drawn from a generator seeded by
+(seed, e, s, rank), so that a run continued from a checkpoint draws exactly what the uninterrupted run would have.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import polars as pl
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from screener.durable import replace_file
+from training.recipe import FitRecipe, to_toml
+
+
+class Task(Protocol):
+    """What is trained: knows its films, its augmentation and its loss."""
+
+    @property
+    def num_train(self) -> int:
+        """Films in the training part."""
+
+    def loss(self, network: nn.Module, indices: Tensor, generator: torch.Generator) -> LossTerms:
+        """Loss of the training films at `indices` (positions in the training part), augmented."""
+
+    def evaluate(self, network: nn.Module) -> Mapping[str, float]:
+        """Metrics on the validation part; `score` (higher is better) chooses the best checkpoint."""
+
+
+@dataclass(frozen=True, slots=True)
+class LossTerms:
+    """The loss that is minimised and the terms that are logged."""
+
+    total: Tensor
+    terms: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class FitResult:
+    """Where a finished run left its files."""
+
+    folder: Path
+    metrics: Mapping[str, float]
+    """Of the last evaluation."""
+
+
+def seeded(seed: int, *numbers: int) -> torch.Generator:
+    """Generator for one place in a run; distinct places get unrelated streams."""
+    mixed = seed
+    for number in numbers:
+        mixed = (mixed * 1_000_003 + number + 1) % (2**61 - 1)
+    return torch.Generator().manual_seed(mixed)
+
+
+class Trainer:
+    """Holds what a checkpoint holds, and moves it forward step by step."""
+
+    def __init__(self, network: nn.Module, task: Task, recipe: FitRecipe, folder: Path) -> None:
+        if recipe.threads:
+            torch.set_num_threads(recipe.threads)
+        self.task, self.recipe, self.folder = task, recipe, folder
+        self.fabric = Fabric(accelerator=recipe.accelerator, devices=recipe.devices, precision=recipe.precision)
+        self.fabric.launch()
+        self.average = copy.deepcopy(network).eval().requires_grad_(requires_grad=False)
+        optimiser = torch.optim.AdamW(_groups(network, recipe.weight_decay), lr=recipe.learning_rate)
+        compiled = torch.compile(network) if recipe.compile else network
+        self.plain = network
+        self.network, self.optimiser = self.fabric.setup(compiled, optimiser)
+        self.average = self.fabric.to_device(self.average)
+        self.epoch, self.step = 0, 0
+        self.rows: list[dict[str, float]] = []
+        self.started = time.monotonic()
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps of one epoch; a last partial batch is left out."""
+        return max(1, self.task.num_train // (self.recipe.batch_size * self.fabric.world_size))
+
+    def run(self, on_epoch: Callable[[Mapping[str, float]], None] | None = None) -> FitResult:
+        """Train until the recipe's last epoch, continuing from the folder's checkpoint if there is one."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._resume()
+        while self.epoch < self.recipe.epochs:
+            terms = self._train_epoch()
+            self.epoch += 1
+            due = self.epoch % self.recipe.evaluate_every == 0 or self.epoch == self.recipe.epochs
+            metrics = dict(self.task.evaluate(self.average)) if due and self.fabric.is_global_zero else {}
+            row = {"epoch": float(self.epoch), "seconds": time.monotonic() - self.started, **terms, **metrics}
+            self.rows.append(row)
+            if self.fabric.is_global_zero:
+                self._save(row)
+                if on_epoch is not None:
+                    on_epoch(row)
+            self.fabric.barrier()
+        last = next((row for row in reversed(self.rows) if "score" in row), {})
+        return FitResult(self.folder, last)
+
+    def _train_epoch(self) -> dict[str, float]:
+        order = torch.randperm(self.task.num_train, generator=seeded(self.recipe.seed, self.epoch))
+        sums: dict[str, float] = {}
+        self.network.train()
+        for step in range(self.steps_per_epoch):
+            start = (step * self.fabric.world_size + self.fabric.global_rank) * self.recipe.batch_size
+            indices = order[start : start + self.recipe.batch_size]
+            generator = seeded(self.recipe.seed, self.epoch, step, self.fabric.global_rank)
+            for name, value in self._one_step(indices, generator).items():
+                sums[name] = sums.get(name, 0.0) + value / self.steps_per_epoch
+        return sums
+
+    def _one_step(self, indices: Tensor, generator: torch.Generator) -> Mapping[str, float]:
+        for group in self.optimiser.param_groups:
+            group["lr"] = self._rate()
+        result = self.task.loss(self.network, indices, generator)
+        self.optimiser.zero_grad(set_to_none=True)
+        self.fabric.backward(result.total)
+        self.fabric.clip_gradients(self.network, self.optimiser, max_norm=self.recipe.clip_norm)
+        self.optimiser.step()
+        self.step += 1
+        self._follow()
+        return result.terms
+
+    def _rate(self) -> float:
+        total = self.steps_per_epoch * self.recipe.epochs
+        warm = max(1, int(total * self.recipe.warmup_share))
+        if self.step < warm:
+            return self.recipe.learning_rate * (self.step + 1) / warm
+        phase = (self.step - warm) / max(1, total - warm)
+        return self.recipe.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, phase))))
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        # The average must not remember the random start, so it moves faster in the first steps.
+        decay = min(self.recipe.ema_decay, self.step / (self.step + 10)) if self.recipe.ema_decay else 0.0
+        for mean, value in zip(
+            self.average.state_dict().values(), self.plain.state_dict().values(), strict=True
+        ):
+            if mean.is_floating_point():
+                mean.lerp_(value, 1 - decay)
+            else:
+                mean.copy_(value)
+
+    def _save(self, row: Mapping[str, float]) -> None:
+        checkpoint = {
+            "network": self.plain.state_dict(),
+            "average": self.average.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "epoch": self.epoch,
+            "step": self.step,
+            "rows": self.rows,
+        }
+        write_torch(self.folder / "last.pt", checkpoint)
+        if "score" in row and row["score"] >= max(r.get("score", -math.inf) for r in self.rows):
+            write_torch(self.folder / "best.pt", {"average": self.average.state_dict(), "epoch": self.epoch})
+        pl.DataFrame(self.rows, infer_schema_length=None).write_parquet(self.folder / "metrics.parquet")
+
+    def _resume(self) -> None:
+        path = self.folder / "last.pt"
+        if not path.exists():
+            return
+        held = torch.load(path, map_location=self.fabric.device, weights_only=True)
+        self.plain.load_state_dict(held["network"])
+        self.average.load_state_dict(held["average"])
+        self.optimiser.load_state_dict(held["optimiser"])
+        self.epoch, self.step, self.rows = held["epoch"], held["step"], list(held["rows"])
+        self.started -= self.rows[-1]["seconds"]
+
+
+def write_torch(path: Path, tensors: Mapping[str, Any]) -> None:
+    """Save tensors so that a half-written checkpoint can never replace a whole one."""
+    replace_file(path, lambda temporary: torch.save(dict(tensors), temporary))
+
+
+def _groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    decayed = [p for p in network.parameters() if p.requires_grad and p.ndim > 1]
+    kept = [p for p in network.parameters() if p.requires_grad and p.ndim <= 1]
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
+
+
+def describe_run(folder: Path, recipe: object) -> None:
+    """Write the resolved recipe, git commit and versions beside the checkpoint."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "recipe.toml").write_text(to_toml(recipe), encoding="utf-8")
+    versions = {"python": platform.python_version(), "torch": torch.__version__, "polars": pl.__version__}
+    facts = {"git_commit": _git_commit(), "versions": versions, "machine": platform.machine(), "argv": sys.argv[1:]}
+    (folder / "run.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+
+def _git_commit() -> str | None:
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,140 @@
+"""Lung masks to geometry inside the exported graphs: crop box, square crop, lung normalisation, zone maps.
+
+Everything here is written with operations that ONNX, OpenVINO and TensorRT all have (sums, cumulative sums,
+comparisons, grid sampling), so that no backend needs cropping code of its own. The decision a reader would
+question: edges of masks are found as quantiles of their row and column sums, not as extreme pixels, so that a
+speck far from the lungs cannot move a box or a zone line.
+
+Shape letters: N images, S side of the canvas, M side of the masks, C side of the crop, Z six zones.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+EDGE_QUANTILE = 0.01
+"""Share of a mask's area that may lie outside its edges on each side."""
+MIN_LUNG_SHARE = 0.01
+"""Masks that cover less of the canvas than this give no box: the whole canvas is taken."""
+CLIP_SD = 4.0
+"""Normalised grey levels are limited to this many standard deviations."""
+
+
+def edges(profile: Tensor, quantile: float = EDGE_QUANTILE) -> tuple[Tensor, Tensor]:
+    """First and last position of a profile's mass, as edge coordinates.
+
+    Args:
+        profile: (..., M) row or column sums, at least 0.
+        quantile: mass left out on either side, 0 to 0.5.
+
+    Returns:
+        Two (...) tensors in [0, M]: the edge before the first kept position and after the last.
+    """
+    share = torch.cumsum(profile, dim=-1) / profile.sum(dim=-1, keepdim=True).clamp_min(1e-6)
+    first = (share < quantile).to(profile.dtype).sum(dim=-1)
+    last = (share < 1 - quantile).to(profile.dtype).sum(dim=-1) + 1
+    return first, last
+
+
+def box_from_lungs(lungs: Tensor, side: int, margin: float) -> Tensor:
+    """Crop box around both lungs.
+
+    Args:
+        lungs: (N, 2, M, M) probability.
+        side: S, pixels of the canvas side that the mask covers.
+        margin: added on each side, as a share of the box's own height or width.
+
+    Returns:
+        (N, 4) top, left, bottom, right in canvas pixels within [0, S]; the whole canvas for an empty mask.
+    """
+    mask = (lungs >= 0.5).to(lungs.dtype).amax(dim=1)
+    size = mask.shape[-1]
+    top, bottom = edges(mask.sum(dim=2))
+    left, right = edges(mask.sum(dim=1))
+    low = torch.stack((top, left), dim=1)
+    high = torch.stack((bottom, right), dim=1)
+    grown = (high - low) * margin
+    box = torch.cat((low - grown, high + grown), dim=1).clamp(0, size) * (side / size)
+    whole = torch.tensor([0.0, 0.0, float(side), float(side)], device=lungs.device, dtype=lungs.dtype)
+    found = mask.mean(dim=(1, 2)) >= MIN_LUNG_SHARE
+    return torch.where(found[:, None], box, whole)
+
+
+def crop_square(picture: Tensor, box: Tensor, canvas_side: int, crop_side: int) -> Tensor:
+    """Sample the square around a box, aspect ratio kept, bilinear, zero outside the picture.
+
+    Args:
+        picture: (N, K, H, H) anything that covers the whole canvas, at any resolution.
+        box: (N, 4) in canvas pixels.
+        canvas_side: S.
+        crop_side: C.
+
+    Returns:
+        (N, K, C, C).
+    """
+    low, high = box[:, :2], box[:, 2:]
+    centre = (low + high) / canvas_side - 1
+    half = (high - low).amax(dim=1).clamp_min(1.0) / canvas_side
+    steps = (torch.arange(crop_side, device=box.device, dtype=box.dtype) + 0.5) * (2 / crop_side) - 1
+    offsets = half[:, None] * steps
+    rows = (centre[:, 0:1] + offsets)[:, :, None].expand(-1, -1, crop_side)
+    columns = (centre[:, 1:2] + offsets)[:, None, :].expand(-1, crop_side, -1)
+    grid = torch.stack((columns, rows), dim=-1)
+    return functional.grid_sample(picture, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def normalise_over_lungs(picture: Tensor, lungs: Tensor) -> Tensor:
+    """Subtract the lungs' mean, divide by their standard deviation, limit to `CLIP_SD`.
+
+    Args:
+        picture: (N, 1, C, C) grey levels.
+        lungs: (N, 2, C, C) probability; where they are empty the whole picture counts.
+    """
+    weight = lungs.amax(dim=1, keepdim=True)
+    share = weight.mean(dim=(2, 3), keepdim=True)
+    weight = torch.where(share >= MIN_LUNG_SHARE, weight, torch.ones_like(weight))
+    total = weight.sum(dim=(2, 3), keepdim=True)
+    mean = (picture * weight).sum(dim=(2, 3), keepdim=True) / total
+    centred = picture - mean
+    variance = (centred * centred * weight).sum(dim=(2, 3), keepdim=True) / total
+    return (centred / (variance + 1e-6).sqrt()).clamp(-CLIP_SD, CLIP_SD)
+
+
+def grown(lungs: Tensor, pixels: int) -> Tensor:
+    """(N, 1, C, C) union of the lungs, widened by `pixels` on every side, softly edged as the masks are."""
+    union = lungs.amax(dim=1, keepdim=True)
+    # Two separable passes: a square maximum filter of this size would dominate the graph's run time.
+    union = functional.max_pool2d(union, (2 * pixels + 1, 1), stride=1, padding=(pixels, 0))
+    return functional.max_pool2d(union, (1, 2 * pixels + 1), stride=1, padding=(0, pixels))
+
+
+def zone_maps(lungs: Tensor) -> Tensor:
+    """Membership of each pixel in the six zones: thirds from apex to diaphragm dome, per lung.
+
+    The apex is the first row of a lung; the dome is the last row of the lung's central third of columns,
+    because the lateral sulcus dips lower; what lies below the dome belongs to the lower zone.
+
+    Args:
+        lungs: (N, 2, M, M) probability, patient right then left.
+
+    Returns:
+        (N, 6, M, M) in [0, 1]: RU RM RL LU LM LL; a lung's three maps sum to its own mask.
+    """
+    size = lungs.shape[-1]
+    mask = (lungs >= 0.5).to(lungs.dtype)
+    place = torch.arange(size, device=lungs.device, dtype=lungs.dtype)
+    left, right = edges(mask.sum(dim=2))
+    third = (right - left) / 3
+    inner = (place >= (left + third)[..., None]) & (place < (right - third)[..., None])
+    apex, lowest = edges(mask.sum(dim=3))
+    _, dome = edges((mask * inner.to(mask.dtype)[:, :, None, :]).sum(dim=3))
+    dome = torch.where(dome > apex + 1, dome, lowest)
+    upper_line = apex + (dome - apex) / 3
+    lower_line = apex + (dome - apex) * (2 / 3)
+    upper = (place < upper_line[..., None]).to(mask.dtype)
+    lower = (place >= lower_line[..., None]).to(mask.dtype)
+    rows = torch.stack((upper, 1 - upper - lower, lower), dim=2)
+    maps = lungs[:, :, None] * rows[..., None]
+    return maps.flatten(1, 2)
