@@ -1,0 +1,176 @@
+"""Turns a bundle and a device into engines: arrays by name in, arrays by name out.
+
+Every backend (OpenVINO on the CPU, TensorRT or torch on a GPU) keeps the same contract, so the pipeline never
+knows which one runs. The contract a reader would question: `run` takes any number of images. How many go
+through the network at a time, and on which stream, is the engine's business, and must not change a result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Literal, Protocol, Self
+
+import numpy.typing as npt
+
+from engines.bundle import Bundle
+from engines.devices import Choice, Device, choose
+from engines.errors import EngineError
+from engines.plan_cache import PlanCache
+from engines.tensor_spec import TensorSpec, check_specs
+
+Precision = Literal["auto", "fp32", "bf16", "fp16", "int8"]
+"""Arithmetic of the network; `auto` takes the fastest that needs no quantised graph."""
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+class Engine(Protocol):
+    """A compiled network. `run` may be called from several threads at once."""
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """What `run` must be fed; dimension 0 is the batch."""
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """What `run` returns."""
+
+    @property
+    def description(self) -> str:
+        """Library, device, arithmetic and streams in one line, for the run's summary."""
+
+    @property
+    def precision(self) -> str:
+        """The arithmetic that was chosen: fp32, bf16, fp16 or int8."""
+
+    def run(self, feeds: Mapping[str, npt.NDArray[Any]]) -> Arrays:
+        """Run the network on N images.
+
+        Args:
+            feeds: one array per input, (N, ...), N at least 1.
+
+        Returns:
+            One array per output, (N, ...), owned by the caller. The result of an image does not depend on the
+            other images of the call.
+
+        Raises:
+            EngineError: a missing or misshapen array, or a failure of the library.
+        """
+
+    def close(self) -> None:
+        """Give back the device's memory; the engine cannot run afterwards."""
+
+
+@dataclass(frozen=True, slots=True)
+class Engines:
+    """The two engines of a bundle; closes both when its `with` block ends."""
+
+    segmentation: Engine
+    classification: Engine
+    description: str
+    """What runs, and why it was chosen."""
+    precision: str
+    """Arithmetic of both engines: fp32, bf16, fp16 or int8."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close both engines."""
+        self.segmentation.close()
+        self.classification.close()
+
+
+def open_engines(
+    bundle: Bundle,
+    *,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    batch_size: int = 8,
+    threads: int | None = None,
+) -> Engines:
+    """Open a bundle's segmentation and classification engines on one device.
+
+    Args:
+        bundle: a verified bundle.
+        device: `auto` takes a usable GPU, else the CPU, and says why; `cuda` never falls back.
+        precision: arithmetic of both networks.
+        batch_size: most images a caller will hand to `run` at once (a hint: `run` takes any number).
+        threads: CPU threads inference may use; None means every core this process may use.
+
+    Raises:
+        EngineError: no such device or library, or a graph that does not honour the manifest.
+    """
+    choice = choose(device)
+    segmentation = _open(bundle, "segmentation", choice, precision, batch_size, threads)
+    try:
+        classification = _open(bundle, "classification", choice, precision, batch_size, threads)
+    except BaseException:
+        segmentation.close()
+        raise
+    return Engines(
+        segmentation=segmentation,
+        classification=classification,
+        description=f"{segmentation.description}; {choice.reason}",
+        precision=segmentation.precision,
+    )
+
+
+def open_engine(
+    bundle: Bundle,
+    graph_name: str,
+    *,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    batch_size: int = 8,
+    threads: int | None = None,
+) -> Engine:
+    """Open one graph of a bundle; arguments and errors as for `open_engines`."""
+    return _open(bundle, graph_name, choose(device), precision, batch_size, threads)
+
+
+def _open(
+    bundle: Bundle,
+    graph_name: str,
+    choice: Choice,
+    precision: Precision,
+    batch_size: int,
+    threads: int | None,
+) -> Engine:
+    """Open the chosen backend and hold its tensors against the manifest."""
+    graph = bundle.graph(graph_name)
+    engine: Engine
+    match choice.backend:
+        case "openvino":
+            from engines.openvino import OpenVinoEngine
+
+            engine = OpenVinoEngine(
+                bundle.read_graph(graph_name, int8=precision == "int8"),
+                precision=precision,
+                threads=threads,
+                cache=_plan_cache(),
+            )
+        case other:
+            raise EngineError(f"no engine named {other}; expected openvino")
+    try:
+        check_specs(f"{graph_name} inputs", found=engine.inputs, expected=graph.inputs)
+        check_specs(f"{graph_name} outputs", found=engine.outputs, expected=graph.outputs)
+    except EngineError:
+        engine.close()
+        raise
+    return engine
+
+
+def _plan_cache() -> PlanCache | None:
+    """The user's plan cache, or None where there can be none: networks are then compiled at every start."""
+    try:
+        return PlanCache()
+    except EngineError:
+        return None

@@ -1,0 +1,288 @@
+"""Runs a graph on the CPU with OpenVINO: many asynchronous requests, one image each.
+
+The decision a reader would question is the micro-batch of one image. On cores with matrix units it was as
+fast as any larger one (docs/decisions/openvino.md), needs no padding, keeps the working set in cache, and
+makes an image's result independent of its neighbours by construction.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import queue
+import time
+from collections import Counter, deque
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import openvino as ov
+
+from engines.errors import EngineError
+from engines.onnx_header import read_onnx_header
+from engines.plan_cache import PlanCache, PlanKey
+from engines.tensor_spec import check_feeds
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+MICRO_BATCH = 1
+"""Images per inference request."""
+
+_MATRIX_OPERATORS = ("Convolution", "ConvolutionBackpropData", "GroupConvolution", "MatMul")
+_LAYERS_WITH_ISA = ("Convolution", "Deconvolution", "FullyConnected", "MatMul")
+
+
+@dataclass(slots=True)
+class _Slot:
+    """One inference request and the outputs it is writing."""
+
+    request: Any
+    keep: tuple[Any, ...] = ()
+    """Tensors and arrays that must live until the request is done."""
+    padded: Arrays | None = None
+    """Outputs of a padded micro-batch, still to be copied."""
+    start: int = 0
+    stop: int = 0
+
+
+class OpenVinoEngine:
+    """A graph compiled for this machine's CPU.
+
+    Args:
+        model: ONNX bytes with a dynamic batch; Q/DQ ONNX for int8.
+        precision: `auto`, `fp32`, `bf16`, or `int8` for a quantised model. `auto` takes bf16 where the
+            processor has instructions for it.
+        threads: CPU threads, one stream each; None means every core this process may use.
+        micro_batch: images per request.
+        cache: where the compiled graph is kept between runs; None compiles every time.
+
+    Raises:
+        EngineError: the graph cannot be compiled, or the processor lacks the precision.
+    """
+
+    def __init__(
+        self,
+        model: bytes,
+        *,
+        precision: str = "auto",
+        threads: int | None = None,
+        micro_batch: int = MICRO_BATCH,
+        cache: PlanCache | None = None,
+    ) -> None:
+        core = ov.Core()
+        self._micro_batch = micro_batch
+        header = read_onnx_header(model)
+        self.inputs, self.outputs = header.inputs, header.outputs
+        shapes = {spec.name: spec.of_batch(micro_batch) for spec in self.inputs}
+        count = threads or len(os.sched_getaffinity(0))
+        refusals = []
+        for self.precision, hint in _arithmetics(core, precision):
+            properties = {
+                "PERFORMANCE_HINT": "THROUGHPUT",
+                "INFERENCE_PRECISION_HINT": hint,
+                "INFERENCE_NUM_THREADS": count,
+                "NUM_STREAMS": count,
+            }
+            try:
+                self._compiled = _compile(core, model, shapes, properties, cache)
+                break
+            except RuntimeError as error:
+                refusals.append(f"{self.precision}: {_last_line(error)}")
+        else:
+            raise EngineError(f"OpenVINO cannot compile the graph ({'; '.join(refusals)})")
+        self._free: queue.Queue[_Slot] = queue.Queue()
+        # One more request than streams: a stream never waits for the host to fill the next one.
+        for _ in range(count + 1):
+            self._free.put(_Slot(self._compiled.create_infer_request()))
+        processor = str(core.get_property("CPU", "FULL_DEVICE_NAME")).strip()
+        self.description = (
+            f"OpenVINO {ov.__version__.partition('-')[0]}, {self.precision} on {processor} "
+            f"({_instruction_set(self._compiled)}), {count} streams of {micro_batch}"
+            + "".join(f"; refused {refusal}" for refusal in refusals)
+        )
+
+    def run(self, feeds: Mapping[str, npt.NDArray[Any]]) -> Arrays:
+        """Run N images; see `engines.engine.Engine.run`. Contiguous inputs and all outputs are not copied."""
+        if self._compiled is None:
+            raise EngineError("the engine is closed")
+        count = check_feeds(self.inputs, feeds)
+        sources = {name: np.ascontiguousarray(array) for name, array in feeds.items()}
+        results = {spec.name: np.empty(spec.of_batch(count), spec.dtype) for spec in self.outputs}
+        running: deque[_Slot] = deque()
+        try:
+            for start in range(0, count, self._micro_batch):
+                slot = self._take(running, results)
+                slot.start, slot.stop = start, min(start + self._micro_batch, count)
+                running.append(slot)
+                self._start(slot, sources, results)
+            while running:
+                self._finish(running, results)
+        except RuntimeError as error:
+            raise EngineError(f"OpenVINO failed: {error}") from error
+        finally:
+            for slot in running:  # only after a failure
+                with suppress(RuntimeError):
+                    slot.request.wait()
+                self._release(slot)
+        return results
+
+    def close(self) -> None:
+        """Drop the compiled network and its buffers."""
+        self._compiled = None
+        while not self._free.empty():
+            self._free.get_nowait()
+
+    def _take(self, running: deque[_Slot], results: Arrays) -> _Slot:
+        """A free request; waits for an own running one rather than for other threads', which may wait for
+        us.
+        """
+        try:
+            return self._free.get_nowait()
+        except queue.Empty:
+            if not running:
+                return self._free.get()
+        slot = running[0]
+        self._complete(slot, results)
+        running.popleft()
+        return slot
+
+    def _start(self, slot: _Slot, sources: Arrays, results: Arrays) -> None:
+        missing = self._micro_batch - (slot.stop - slot.start)
+        feeds = {name: array[slot.start : slot.stop] for name, array in sources.items()}
+        if missing:
+            feeds = {name: _padded(array, missing) for name, array in feeds.items()}
+            slot.padded = {
+                spec.name: np.empty(spec.of_batch(self._micro_batch), spec.dtype) for spec in self.outputs
+            }
+        targets = slot.padded or {name: array[slot.start : slot.stop] for name, array in results.items()}
+        tensors = {name: ov.Tensor(array, shared_memory=True) for name, array in (feeds | targets).items()}
+        for name, tensor in tensors.items():
+            slot.request.set_tensor(name, tensor)
+        slot.keep = (feeds, targets, tensors)
+        slot.request.start_async()
+
+    def _finish(self, running: deque[_Slot], results: Arrays) -> None:
+        self._complete(running[0], results)
+        self._release(running.popleft())
+
+    def _complete(self, slot: _Slot, results: Arrays) -> None:
+        slot.request.wait()
+        if slot.padded:
+            for name, array in slot.padded.items():
+                results[name][slot.start : slot.stop] = array[: slot.stop - slot.start]
+            slot.padded = None
+
+    def _release(self, slot: _Slot) -> None:
+        slot.padded = None
+        self._free.put(slot)
+
+
+def has_bf16() -> bool:
+    """Whether the processor computes in bf16 natively."""
+    return "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def _arithmetics(core: ov.Core, precision: str) -> tuple[tuple[str, str], ...]:
+    """What to try, in order: precision by name, and OpenVINO's hint for what is computed in floating
+    point.
+    """
+    native_bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if precision == "bf16" and not native_bf16:
+        raise EngineError("this processor has no bf16 instructions; use --precision fp32 or auto")
+    fp32, bf16 = ("fp32", "f32"), ("bf16", "bf16")
+    choices = {
+        # The processor may have bf16 and its use be switched off (hypervisor, ONEDNN_MAX_CPU_ISA): then fp32.
+        "auto": (bf16, fp32) if native_bf16 else (fp32,),
+        "fp32": (fp32,),
+        "bf16": (bf16,),
+        "int8": (("int8", "bf16"), ("int8", "f32")) if native_bf16 else (("int8", "f32"),),
+    }
+    if precision not in choices:
+        raise EngineError(f"the CPU engine has no precision {precision}; use fp32, bf16, int8 or auto")
+    return choices[precision]
+
+
+def _compile(
+    core: ov.Core,
+    model: bytes,
+    shapes: dict[str, tuple[int, ...]],
+    properties: dict[str, Any],
+    cache: PlanCache | None,
+) -> ov.CompiledModel:
+    """Compile, or take the compiled graph from the cache.
+
+    OpenVINO's own cache folder is not used: it maps its files into memory (a file cut short kills the
+    process), and checks no digest.
+    """
+    key = PlanKey(
+        graph="",
+        onnx_sha256=hashlib.sha256(model).hexdigest(),
+        precision=str(properties["INFERENCE_PRECISION_HINT"]),
+        profile=repr((shapes, properties)),
+        library=f"OpenVINO {ov.__version__}",
+        device=" ".join(
+            str(core.get_property("CPU", name)) for name in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")
+        ),
+    )
+    if cache and (plan := cache.load(key)):
+        with suppress(RuntimeError):  # cannot be read back: compiled and stored again
+            return core.import_model(plan, "CPU", properties)
+    started = time.perf_counter()
+    network = core.read_model(model)
+    network.reshape(shapes)
+    _keep_front_in_float32(network)
+    compiled = core.compile_model(network, "CPU", properties)
+    if cache:
+        with suppress(EngineError):  # a full disk costs the next start half a second
+            seconds = time.perf_counter() - started
+            plan = compiled.export_model().getvalue()
+            cache.store(key, plan, num_layers=len(network.get_ops()), build_seconds=seconds)
+    return compiled
+
+
+def _keep_front_in_float32(network: ov.Model) -> None:
+    """Make what comes before the first convolutions compute in float32 even under a bf16 hint.
+
+    Crop coordinates in bf16 are multiples of 4 pixels near the far edge of a 768 canvas. The CPU plugin
+    leaves in float32 whatever reaches an output without passing a convolution, so the fronts become outputs
+    too.
+    """
+    behind: set[str] = set()
+    fronts = []
+    for operator in network.get_ordered_ops():
+        name = operator.get_friendly_name()
+        sources = [value.get_node() for value in operator.input_values()]
+        is_matrix = operator.get_type_name() in _MATRIX_OPERATORS
+        is_behind = any(source.get_friendly_name() in behind for source in sources)
+        if is_matrix and not is_behind and sources[0].get_type_name() not in ("Parameter", "Constant"):
+            fronts.append(operator.input_value(0))
+        if is_matrix or is_behind:
+            behind.add(name)
+    if fronts:
+        network.add_outputs(fronts)
+
+
+def _instruction_set(compiled: ov.CompiledModel) -> str:
+    """The instruction set most of the network's matrix work was compiled for, as the plugin reports it."""
+    kinds: Counter[str] = Counter()
+    for operator in compiled.get_runtime_model().get_ordered_ops():
+        facts = {key: str(getattr(value, "value", value)) for key, value in operator.get_rt_info().items()}
+        if facts.get("layerType") in _LAYERS_WITH_ISA:
+            kinds[facts.get("primitiveType", "unknown")] += 1
+    if not kinds:
+        return "unknown instructions"
+    kernel = kinds.most_common(1)[0][0]
+    known = ("avx512_core_amx", "avx512_amx", "avx10", "avx512", "avx2_vnni", "avx2", "sse41", "sve", "neon")
+    return next((name for name in known if name in kernel), kernel).replace("_core", "")
+
+
+def _last_line(error: Exception) -> str:
+    """The cause at the end of OpenVINO's multi-line messages."""
+    return next((line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
+
+
+def _padded(array: npt.NDArray[Any], missing: int) -> npt.NDArray[Any]:
+    return np.concatenate([array, np.repeat(array[-1:], missing, axis=0)])
