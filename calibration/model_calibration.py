@@ -87,7 +87,7 @@ class Calibration:
     """False for a freshly trained bundle: the network's own probabilities and default thresholds."""
     fitted_on: FittedOn | None = None
     prevalence: float | None = None
-    """Prevalence of pneumoconiosis that the probabilities are meant for; None is that of `fitted_on`."""
+    """Prevalence of pneumoconiosis that the probabilities are meant for; None when nothing was fitted."""
     tb_prevalence: float | None = None
     """The same for tuberculosis."""
 
@@ -220,7 +220,7 @@ class ThresholdSet:
 def _check_model(what: str, fitted: str, used: str) -> None:
     if fitted != used:
         raise CalibrationError(
-            f"{what} was fitted on model {fitted[:12]} and this model is {used[:12]}: scores of one model say "
+            f"{what} was fitted on model {fitted[:12]} and this model is {used[:12]}: one model's scores say "
             "nothing of another's; fit again with screener calibrate"
         )
 

@@ -1,0 +1,162 @@
+"""Labelled logits to a whole `Calibration`: scaling of every head, then thresholds at required sensitivities.
+
+Thresholds are chosen on the scaled probabilities and never lie above one half. Questionable: the defaults
+ask for 0.95 sensitivity for pneumoconiosis (a screening programme's miss is not seen again for years) and
+0.90 for tuberculosis (the triage target of WHO's product profile); a site sets its own.
+
+Shape letters: N images.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from calibration.model_calibration import Calibration, FittedOn, Thresholds
+from calibration.operating_points import OperatingPoint, choose_threshold, operating_curve
+from calibration.prior_shift import label_shift_bias, shift_bias
+from calibration.scaling import Float64, Scaling
+from calibration.temperature import fit_platt, fit_temperature, fit_vector
+
+StageMethod = Literal["temperature", "vector"]
+TB_PRIORITY_SPECIFICITY = 0.98
+"""Specificity from which a suspicion of tuberculosis is read first: two in a hundred healthy at most (E)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Requirements:
+    """What the thresholds must reach on the readings."""
+
+    sensitivity: float = 0.95
+    """For pneumoconiosis and for stage I or more."""
+    tb_sensitivity: float = 0.90
+    tb_priority_specificity: float = TB_PRIORITY_SPECIFICITY
+    prevalence: float | None = None
+    """Prevalence of pneumoconiosis expected in use; None keeps that of the readings."""
+    tb_prevalence: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LabelFit:
+    """Scaling of one label (or of the stage head) and the operating point chosen on it."""
+
+    scaling: Scaling
+    probabilities: Float64
+    """(N,) calibrated probabilities of the readings: of the label, or of stage I or more."""
+    point: OperatingPoint
+
+
+def fit_label(
+    logits_N: npt.ArrayLike, labels_N: npt.ArrayLike, sensitivity: float, prevalence: float | None = None
+) -> LabelFit:
+    """Fit one independent label: Platt scaling, moved to the prevalence, and a threshold.
+
+    Args:
+        logits_N: (N,) log-odds.
+        labels_N: (N,) 0 or 1.
+        sensitivity: required of the threshold.
+        prevalence: prevalence in use; None keeps that of the readings.
+
+    Raises:
+        CalibrationError: a class is missing, or a number is out of range.
+    """
+    labels = np.asarray(labels_N)
+    scaling = fit_platt(logits_N, labels)
+    if prevalence is not None:
+        scaling = scaling.shifted(label_shift_bias(float(labels.mean()), prevalence))
+    probabilities = scaling.label(logits_N)
+    curve = operating_curve(probabilities, labels, prevalence=prevalence)
+    return LabelFit(scaling, probabilities, choose_threshold(curve, sensitivity))
+
+
+def fit_stage(
+    logits_NK: npt.ArrayLike,
+    stages_N: npt.ArrayLike,
+    sensitivity: float,
+    prevalence: float | None = None,
+    *,
+    method: StageMethod = "vector",
+) -> LabelFit:
+    """Fit the stage head, and a threshold on P(stage I or more).
+
+    A prevalence moves stage 0 against the three others, whose proportions are kept.
+
+    Args:
+        logits_NK: (N, 4) logits or log-probabilities of stage 0, I, II, III.
+        stages_N: (N,) 0 to 3.
+        sensitivity: required of the threshold.
+        prevalence: prevalence of stage I or more in use; None keeps that of the readings.
+        method: one temperature, or a weight and a bias for each stage.
+
+    Raises:
+        CalibrationError: only one stage occurs, none is above 0, or a number is out of range.
+    """
+    stages = np.asarray(stages_N)
+    positive = (stages >= 1).astype(np.int64)
+    scaling = fit_vector(logits_NK, stages) if method == "vector" else fit_temperature(logits_NK, stages)
+    if prevalence is not None and 0 < positive.mean() < 1:
+        share = float(positive.mean())
+        first, others = shift_bias((1 - share, share), (1 - prevalence, prevalence))
+        scaling = scaling.shifted((first, others, others, others))
+    probabilities = scaling.classes(logits_NK)[:, 1:].sum(axis=1)
+    curve = operating_curve(probabilities, positive, prevalence=prevalence)
+    return LabelFit(scaling, probabilities, choose_threshold(curve, sensitivity))
+
+
+def tb_priority_threshold(fit: LabelFit, labels_N: npt.ArrayLike, specificity: float) -> float:
+    """Threshold from which tuberculosis is read first; never below the one that suspects it."""
+    curve = operating_curve(fit.probabilities, labels_N, prevalence=fit.point.prevalence)
+    return max(curve.at_specificity(specificity).threshold, fit.point.threshold)
+
+
+def fit_calibration(
+    diagnosis_logits: npt.ArrayLike,
+    diagnosis_labels: npt.ArrayLike,
+    stage_logits: npt.ArrayLike,
+    stages: npt.ArrayLike,
+    *,
+    model_sha256: str,
+    fitted_on: FittedOn,
+    requirements: Requirements | None = None,
+    stage_method: StageMethod = "vector",
+) -> Calibration:
+    """Calibrate every head of a model on labelled images that it was not trained on.
+
+    Args:
+        diagnosis_logits: (N, 2) log-odds of pneumoconiosis and tuberculosis.
+        diagnosis_labels: (N, 2) 0 or 1.
+        stage_logits: (N, 4) logits of stage 0, I, II, III.
+        stages: (N,) 0 to 3.
+        model_sha256: hash of the model; the calibration is bound to it.
+        fitted_on: what the images are.
+        requirements: what the thresholds must reach.
+        stage_method: temperature or vector scaling of the stage head.
+
+    Raises:
+        CalibrationError: a class is missing, or a number is out of range.
+    """
+    needs = requirements or Requirements()
+    logits, labels = np.asarray(diagnosis_logits), np.asarray(diagnosis_labels)
+    pneumoconiosis = fit_label(logits[:, 0], labels[:, 0], needs.sensitivity, needs.prevalence)
+    tb = fit_label(logits[:, 1], labels[:, 1], needs.tb_sensitivity, needs.tb_prevalence)
+    stage = fit_stage(stage_logits, stages, needs.sensitivity, needs.prevalence, method=stage_method)
+    return Calibration(
+        model_sha256=model_sha256,
+        pneumoconiosis=pneumoconiosis.scaling,
+        tb=tb.scaling,
+        stage=stage.scaling,
+        thresholds=Thresholds(
+            pneumoconiosis=pneumoconiosis.point.threshold,
+            tb=tb.point.threshold,
+            stage_positive=stage.point.threshold,
+            tb_priority=tb_priority_threshold(tb, labels[:, 1], needs.tb_priority_specificity),
+        ),
+        threshold_set_id=f"bundle-{model_sha256[:12]}",
+        calibrated=True,
+        fitted_on=fitted_on,
+        prevalence=pneumoconiosis.point.prevalence,
+        tb_prevalence=tb.point.prevalence,
+    )
