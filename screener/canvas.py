@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -28,6 +29,9 @@ from screener.polarity import Polarity, judge_polarity
 from screener.records import Bool, CanvasFacts, Float32, HeaderFlag, Letterbox
 
 __all__ = ["CANVAS_SIDE", "CANVAS_VERSION", "canvas_from_grey", "display_transform", "draw_canvas"]
+
+Image = npt.NDArray[Any]
+"""(H, W) uint8, uint16, int16 or float32."""
 
 CANVAS_SIDE = 768
 """Pixels of each side."""
@@ -58,7 +62,7 @@ class _Drawing:
     left: int
     cropped: bool
 
-    def visible(self, values: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+    def visible(self, values: Image) -> Image:
         """Every third row and column of `values` (h, w), without padding, flat."""
         sparse = values[::_PERCENTILE_STRIDE, ::_PERCENTILE_STRIDE]
         if self.inside is None:
@@ -110,15 +114,13 @@ def draw_canvas(
         reduction=picture.reduction,
         route=picture.route,
         clipped_fraction=_clipped(_histogram(grey, drawing.inside)),
-        pixel_sha256=hashlib.sha256(levels).hexdigest(),
+        pixel_sha256=hashlib.sha256(levels.tobytes()).hexdigest(),
         flags=picture.flags + ((HeaderFlag.BORDER_CROPPED,) if drawing.cropped else ()) + flags,
     )
 
 
-def canvas_from_grey(
-    image: npt.NDArray[np.uint8] | npt.NDArray[np.uint16], out: Float32, *, check_polarity: bool = True
-) -> CanvasFacts:
-    """Draw a grey picture that never was DICOM (H, W), lungs dark: the same steps, no tags.
+def canvas_from_grey(image: Image, out: Float32, *, check_polarity: bool = True) -> CanvasFacts:
+    """Draw a grey picture that never was DICOM, uint8 or uint16 (H, W), lungs dark: the same steps, no tags.
 
     Raises:
         DecodeError: `BLANK_IMAGE`, the picture has a single value.
@@ -166,9 +168,7 @@ def _even_crop(crop: Rectangle) -> tuple[Rectangle, int]:
     return Rectangle(crop.top, crop.left, bottom, right), halvings
 
 
-def _area_average(
-    pixels: npt.NDArray[np.generic], halvings: int, height: int, width: int
-) -> npt.NDArray[np.generic]:
+def _area_average(pixels: Image, halvings: int, height: int, width: int) -> Image:
     """`pixels` at (height, width): 2 × 2 means while they cover, then area means; bilinear if enlarged.
 
     Halving first is three times as fast as one resize: only the 2 × 2 mean has a vector routine.
@@ -178,32 +178,30 @@ def _area_average(
         pixels = cv2.resize(pixels, half, interpolation=cv2.INTER_AREA)
     shrinks = height < pixels.shape[0] or width < pixels.shape[1]
     method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    resized: npt.NDArray[np.generic] = cv2.resize(pixels, (width, height), interpolation=method)
-    return resized
+    return cv2.resize(pixels, (width, height), interpolation=method)
 
 
-def _padding_mask(
-    pixels: npt.NDArray[np.generic], padding: tuple[int, int] | None, *, spread: bool
-) -> npt.NDArray[np.uint8] | None:
-    """255 where `pixels` are padding; None when none are or when nearly all would be."""
+def _padding_mask(pixels: Image, padding: tuple[int, int] | None, *, spread: bool) -> Bool | None:
+    """True where `pixels` are padding; None when none are or when nearly all would be."""
     if padding is None:
         return None
-    mask: npt.NDArray[np.uint8] = cv2.inRange(pixels, padding[0], padding[1])
-    if spread:
-        # A wavelet's or a cosine's skirts mix padding into its neighbours.
-        mask = cv2.dilate(mask, np.ones((5, 5), np.uint8))
-    count = cv2.countNonZero(mask)
-    return mask if 0 < count < _LARGEST_PADDING * mask.size else None
+    mask: Bool = (pixels >= padding[0]) & (pixels <= padding[1])
+    count = np.count_nonzero(mask)
+    if not 0 < count < _LARGEST_PADDING * mask.size:
+        return None
+    # A wavelet's or a cosine's skirts mix padding into its neighbours.
+    return cv2.dilate(mask.view(np.uint8), np.ones((5, 5), np.uint8)).astype(np.bool_) if spread else mask
 
 
 def _average_unpadded(
-    pixels: npt.NDArray[np.generic], padded: npt.NDArray[np.uint8], halvings: int, height: int, width: int
+    pixels: Image, padded: Bool, halvings: int, height: int, width: int
 ) -> tuple[Float32, Bool]:
     """Area means over the pixels that are not padding, and where at least half of them are not."""
-    picture_only = np.where(padded > 0, 0, pixels).astype(np.float32)
-    weight = _area_average((padded == 0).astype(np.float32), halvings, height, width).astype(np.float32)
-    total = _area_average(picture_only, halvings, height, width).astype(np.float32)
-    return total / np.maximum(weight, np.float32(1e-3)), weight >= 0.5
+    picture_only = np.where(padded, 0, pixels).astype(np.float32)
+    weight: Float32 = _area_average((~padded).astype(np.float32), halvings, height, width)
+    total: Float32 = _area_average(picture_only, halvings, height, width)
+    mean: Float32 = total / np.maximum(weight, np.float32(1e-3))
+    return mean, weight >= 0.5
 
 
 def _grey_levels(drawing: _Drawing, transform: DisplayTransform) -> tuple[Float32, tuple[HeaderFlag, ...]]:
@@ -229,7 +227,8 @@ def _log_exposure(drawing: _Drawing, values: Float32, transform: DisplayTransfor
     if transform.logarithmic:
         return values
     darkest = np.percentile(drawing.visible(values), _PERCENTILES[0])
-    return np.log1p(np.maximum(values - np.float32(min(darkest, 0)), 0))
+    exposure: Float32 = np.log1p(np.maximum(values - np.float32(min(darkest, 0)), 0))
+    return exposure
 
 
 def _percentile_window(drawing: _Drawing, values: Float32) -> Float32:
@@ -243,8 +242,9 @@ def _histogram(grey: Float32, inside: Bool | None) -> npt.NDArray[np.float64]:
     """(256,) shares of the picture's pixels by 8-bit grey level."""
     mask = None if inside is None else inside.view(np.uint8)
     levels = cv2.convertScaleAbs(grey, alpha=255)
-    counts: npt.NDArray[np.float64] = cv2.calcHist([levels], [0], mask, [256], [0, 256]).astype(np.float64)
-    return counts.reshape(-1) / max(1.0, counts.sum())
+    counts = cv2.calcHist([levels], [0], mask, [256], [0, 256]).astype(np.float64).reshape(-1)
+    shares: npt.NDArray[np.float64] = counts / max(1.0, counts.sum())
+    return shares
 
 
 def _clipped(shares: npt.NDArray[np.float64]) -> float:

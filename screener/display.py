@@ -103,7 +103,7 @@ def display_transform(dataset: Dataset, instance: Instance) -> DisplayTransform:
 
 
 def modality_values(stored: Float32, transform: DisplayTransform) -> Float32:
-    """Stored values to modality units (PS3.3 C.11.1): the LUT where there is one, else slope and intercept."""
+    """Stored values to modality units (PS3.3 C.11.1): the LUT if there is one, else slope and intercept."""
     if transform.modality_lut is not None:
         return transform.modality_lut.look_up(stored)
     if transform.slope == 1.0 and transform.intercept == 0.0:
@@ -135,8 +135,9 @@ def linear_ramp(values: Float32, low: float, high: float) -> Float32:
     """0 at or below `low`, 1 above `high`, straight between; a step when the two are equal."""
     if high <= low:
         return (values > np.float32(low)).astype(np.float32)
-    ramp = (values - np.float32(low)) * np.float32(1 / (high - low))
-    return np.clip(ramp, 0, 1, out=ramp)
+    ramp: Float32 = (values - np.float32(low)) * np.float32(1 / (high - low))
+    np.clip(ramp, 0, 1, out=ramp)
+    return ramp
 
 
 def _number(dataset: Dataset, keyword: str, default: float) -> float:
@@ -180,7 +181,7 @@ def _lookup_table(dataset: Dataset, keyword: str, *, signed_input: bool) -> Look
     return LookupTable(first, bits, entries[:length])
 
 
-def _entries(lut: Any, bits: int) -> Float32:
+def _entries(lut: bytes | int | Sequence[int], bits: int) -> Float32:
     """LUT Data as numbers, from a list (VR US, SS) or from little endian bytes (VR OW)."""
     if isinstance(lut, bytes):
         return np.frombuffer(lut[: len(lut) // 2 * 2], dtype="<u2").astype(np.float32)
@@ -200,7 +201,7 @@ def _padding(dataset: Dataset, instance: Instance) -> tuple[int, int] | None:
 
 def _as_stored(value: int, instance: Instance) -> int:
     """A padding tag's value as the pixels have it: writers choose US or SS regardless of the sign."""
-    span = 2**instance.bits_allocated
+    span = 1 << instance.bits_allocated
     if instance.is_signed and value >= span // 2:
         return value - span
     if not instance.is_signed and value < 0:

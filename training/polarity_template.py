@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 
 from screener.canvas import CANVAS_SIDE, canvas_from_grey
+from screener.errors import ConfigError
 from screener.polarity import thumbnail
 from screener.records import Float32
 
@@ -42,6 +43,8 @@ def mean_chest(films: list[Path]) -> Float32:
     canvas = np.zeros((CANVAS_SIDE, CANVAS_SIDE), np.float32)
     for film in films:
         image = cv2.imread(str(film), cv2.IMREAD_GRAYSCALE)
+        if image is None:
+            raise ConfigError(f"{film.name} cannot be read as a picture")
         # Judging the polarity needs the template that is being made: the films are known to be positive.
         facts = canvas_from_grey(image, canvas, check_polarity=False)
         top, left, bottom, right = (int(edge) for edge in facts.content)

@@ -1,0 +1,168 @@
+"""JPEG-family codestream → what its own header says, without decoding it.
+
+Decoders take memory by the codestream's header, not by DICOM's, and several of them fill what a truncated
+codestream lacks with grey. So size, components and completeness are read here first. The coding is taken
+from the codestream too and not from the transfer syntax: files with the wrong one of the JPEG family exist,
+and every viewer shows them.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from enum import StrEnum
+
+from screener.errors import CorruptPixelData, DecodeError, Reason
+
+Buffer = bytes | memoryview
+
+_SOI = b"\xff\xd8"
+_SOC = b"\xff\x4f\xff\x51"
+_JP2_SIGNATURE = b"\x00\x00\x00\x0cjP  "
+_DCT = frozenset((0xC0, 0xC1, 0xC2, 0xC9, 0xCA))
+_LOSSLESS = 0xC3
+_JPEG_LS = 0xF7
+_START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {_JPEG_LS}
+_SIZ, _CAP, _COD, _COC, _SOT, _EOC = 0xFF51, 0xFF50, 0xFF52, 0xFF53, 0xFF90, 0xFFD9
+_MOST_HALVINGS = 3
+_TRAILER_BYTES = 64
+"""An end marker may be followed by padding, no more than this is looked through."""
+
+
+class Coding(StrEnum):
+    """What the codestream is coded with; the name is part of a picture's decode route."""
+
+    JPEG = "jpeg"
+    JPEG_LOSSLESS = "jpeg_lossless"
+    JPEG_LS = "jpeg_ls"
+    JPEG2000 = "jpeg2000"
+    HTJ2K = "htj2k"
+
+
+@dataclass(frozen=True, slots=True)
+class Codestream:
+    """A codestream and what its header says."""
+
+    payload: Buffer
+    """The codestream alone, without a JP2 wrapper."""
+    coding: Coding
+    rows: int
+    columns: int
+    components: int
+    precision: int
+    """Bits of a sample."""
+    is_signed: bool
+    """JPEG and JPEG-LS know no sign."""
+    halvings: int = 0
+    """How often decoding can halve the picture, at most 3; 0 where coding or image offset forbid it."""
+
+
+def read_codestream(payload: Buffer) -> Codestream:
+    """Parse the headers of one frame's codestream.
+
+    Raises:
+        DecodeError: `DECODE_FAILED` if it is no known codestream or is malformed, `TRUNCATED_PIXEL_DATA`
+            if it ends before its end.
+    """
+    start = bytes(payload[:8])
+    try:
+        if start.startswith(_SOI):
+            return _read_jpeg(payload)
+        if start == _JP2_SIGNATURE:
+            payload = payload[bytes(payload[:4096]).index(_SOC) :]
+            start = _SOC
+        if start.startswith(_SOC):
+            return _read_jpeg2000(payload)
+    except (struct.error, IndexError, ValueError):
+        raise CorruptPixelData("the codestream's header is malformed or cut off") from None
+    raise CorruptPixelData(f"no JPEG or JPEG 2000 codestream: starts with {start[:4].hex()}")
+
+
+def _read_jpeg(payload: Buffer) -> Codestream:
+    """JPEG (T.81 B) and JPEG-LS (T.87 C): segments up to the start of frame, then the end marker."""
+    position = 2
+    while True:
+        fill, marker = struct.unpack_from(">BB", payload, position)
+        if fill != 0xFF:
+            raise CorruptPixelData(f"JPEG marker expected at byte {position}")
+        if marker == 0xFF:
+            position += 1
+            continue
+        (length,) = struct.unpack_from(">H", payload, position + 2)
+        if marker in _START_OF_FRAME:
+            break
+        position += 2 + length
+    precision, rows, columns, components = struct.unpack_from(">BHHB", payload, position + 4)
+    if bytes(payload[-_TRAILER_BYTES:]).rstrip(b"\x00").rfind(b"\xff\xd9") < 0:
+        raise _truncated("JPEG end of image is missing")
+    coding = _jpeg_coding(marker)
+    halvings = _MOST_HALVINGS if coding is Coding.JPEG and precision == 8 else 0
+    return Codestream(payload, coding, rows, columns, components, precision, False, halvings)
+
+
+def _jpeg_coding(marker: int) -> Coding:
+    if marker in _DCT:
+        return Coding.JPEG
+    if marker == _LOSSLESS:
+        return Coding.JPEG_LOSSLESS
+    if marker == _JPEG_LS:
+        return Coding.JPEG_LS
+    raise CorruptPixelData(f"JPEG process with start of frame {marker:02X} is not supported")
+
+
+def _read_jpeg2000(payload: Buffer) -> Codestream:
+    """JPEG 2000 main header (T.800 A), then the chain of tile-parts."""
+    halvings, high_throughput = _MOST_HALVINGS, False
+    position, size, components = 2, b"", 1
+    while True:
+        marker, length = struct.unpack_from(">HH", payload, position)
+        segment = bytes(payload[position + 4 : position + 2 + length])
+        if marker == _SOT:
+            break
+        if marker == _SIZ:
+            size, components = segment, struct.unpack_from(">H", segment, 34)[0]
+        elif marker == _COD:
+            halvings = min(halvings, segment[5])
+            high_throughput |= bool(segment[8] & 0x40)
+        elif marker == _COC:
+            halvings = min(halvings, segment[2 if components < 257 else 3])
+        high_throughput |= marker == _CAP
+        position += 2 + length
+    right, bottom, left, top = struct.unpack_from(">4I", size, 2)
+    depth, step_x, step_y = struct.unpack_from(">3B", size, 36)
+    if (step_x, step_y) != (1, 1):
+        raise CorruptPixelData("the JPEG 2000 component is subsampled")
+    return Codestream(
+        payload=_with_end(payload, position),
+        coding=Coding.HTJ2K if high_throughput else Coding.JPEG2000,
+        rows=bottom - top,
+        columns=right - left,
+        components=components,
+        precision=(depth & 0x7F) + 1,
+        is_signed=bool(depth & 0x80),
+        halvings=0 if left or top else halvings,
+    )
+
+
+def _with_end(payload: Buffer, position: int) -> Buffer:
+    """The codestream with its end marker; some writers forget it although every tile-part is there."""
+    while position + 12 <= len(payload):
+        marker, _, _, length = struct.unpack_from(">HHHI", payload, position)
+        if marker != _SOT:
+            break
+        if length == 0:  # the last tile-part: up to the end marker
+            if bytes(payload[-_TRAILER_BYTES:]).rfind(b"\xff\xd9") < 0:
+                raise _truncated("JPEG 2000 end of codestream is missing")
+            return payload
+        if length < 14:
+            raise CorruptPixelData(f"JPEG 2000 tile-part of {length} bytes")
+        position += length
+    if position > len(payload):
+        raise _truncated(f"JPEG 2000 tile-part ends at byte {position} of {len(payload)}")
+    if bytes(payload[position : position + 2]) == b"\xff\xd9":
+        return payload
+    return bytes(payload[:position]) + b"\xff\xd9"
+
+
+def _truncated(detail: str) -> DecodeError:
+    return CorruptPixelData(detail, Reason.TRUNCATED_PIXEL_DATA)
