@@ -161,11 +161,16 @@ class Calibration:
         Raises:
             CalibrationError: not readable, not a calibration, out of range, or another model's.
         """
-        fields = _read(file, CALIBRATION_FORMAT)
+        return cls.parse(_content(file), file.name, model_sha256)
+
+    @classmethod
+    def parse(cls, content: bytes, name: str, model_sha256: str | None = None) -> Calibration:
+        """Read from the bytes of a JSON file called `name`; otherwise as `load`."""
+        fields = _read(content, name, CALIBRATION_FORMAT)
         try:
             found = cls(**{**fields, **_nested(fields)})
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise CalibrationError(f"{file.name} is not a complete calibration: {error}") from error
+            raise CalibrationError(f"{name} is not a complete calibration: {error}") from error
         if model_sha256 is not None:
             found.check_model(model_sha256)
         return found
@@ -203,7 +208,7 @@ class ThresholdSet:
         Raises:
             CalibrationError: not readable, not a threshold set, edited by hand, or out of range.
         """
-        fields = _read(file, THRESHOLDS_FORMAT)
+        fields = _read(_content(file), file.name, THRESHOLDS_FORMAT)
         named = fields.pop("threshold_set_id", None)
         try:
             found = cls(**{**fields, **_nested(fields)})
@@ -241,13 +246,19 @@ def _write(file: Path, content: Mapping[str, Any]) -> None:
     file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def _read(file: Path, expected_format: str) -> dict[str, Any]:
+def _content(file: Path) -> bytes:
     try:
-        fields = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not JSON"
-        raise CalibrationError(f"{file.name} cannot be read: {reason}") from error
+        return file.read_bytes()
+    except OSError as error:
+        raise CalibrationError(f"{file.name} cannot be read: {error.strerror}") from error
+
+
+def _read(content: bytes, name: str, expected_format: str) -> dict[str, Any]:
+    try:
+        fields = json.loads(content.decode("utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CalibrationError(f"{name} cannot be read: not JSON") from error
     found = fields.pop("format", None) if isinstance(fields, dict) else None
     if found != expected_format:
-        raise CalibrationError(f"{file.name} has format {found}: expected {expected_format}")
+        raise CalibrationError(f"{name} has format {found}: expected {expected_format}")
     return dict(fields)
