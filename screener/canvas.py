@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from screener.borders import Rectangle, inside_borders
-from screener.codecs import Picture
+from screener.codecs import COVER_SHARE, Picture, decode
 from screener.display import (
     DisplayTransform,
     display_transform,
@@ -25,13 +25,23 @@ from screener.display import (
     voi_values,
 )
 from screener.errors import DecodeError, Reason
+from screener.frame import EncodedFrame
 from screener.polarity import Polarity, judge_polarity
 from screener.records import Bool, CanvasFacts, Float32, HeaderFlag, Letterbox
 
-__all__ = ["CANVAS_SIDE", "CANVAS_VERSION", "canvas_from_grey", "display_transform", "draw_canvas"]
+__all__ = [
+    "CANVAS_SIDE",
+    "CANVAS_VERSION",
+    "canvas_from_grey",
+    "decode_for_canvas",
+    "display_transform",
+    "draw_canvas",
+]
 
 Image = npt.NDArray[Any]
-"""(H, W) uint8, uint16, int16 or float32."""
+"""(H, W) uint8, uint16 or int16."""
+Mask = npt.NDArray[np.uint8]
+"""(H, W) 0 or 255."""
 
 CANVAS_SIDE = 768
 """Pixels of each side."""
@@ -47,6 +57,17 @@ _SMALLEST_SPAN = 0.1
 """So does one that shows the middle 98 % of the picture in less than this share of the grey levels."""
 _LARGEST_PADDING = 0.9
 """A padding value that covers more than this share of the picture is not believed."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Fit:
+    """How a cropped picture is brought to canvas scale."""
+
+    halvings: int
+    height: int
+    width: int
+    shift: float
+    """Canvas pixels down and right, below 1: where a wavelet's first sample really lies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +89,24 @@ class _Drawing:
         if self.inside is None:
             return sparse.reshape(-1)
         return sparse[self.inside[::_PERCENTILE_STRIDE, ::_PERCENTILE_STRIDE]]
+
+
+def decode_for_canvas(frame: EncodedFrame) -> Picture:
+    """Decode a frame at the smallest size that covers the canvas once its borders are cropped.
+
+    A film with wide collimator borders is decoded a second time, finer: its borders show only then.
+
+    Raises:
+        DecodeError: as `codecs.decode`.
+    """
+    picture = decode(frame, cover_px=CANVAS_SIDE)
+    if picture.reduction == 1:
+        return picture
+    crop = inside_borders(picture.pixels)
+    shown_px = max(crop.height, crop.width)
+    if shown_px >= COVER_SHARE * CANVAS_SIDE:
+        return picture
+    return decode(frame, cover_px=CANVAS_SIDE * max(picture.pixels.shape) / shown_px)
 
 
 def draw_canvas(
@@ -139,17 +178,18 @@ def _resize(picture: Picture, transform: DisplayTransform, rows: int, columns: i
     scale = CANVAS_SIDE / max(crop.height, crop.width)
     height, width = max(1, round(crop.height * scale)), max(1, round(crop.width * scale))
     padded = _padding_mask(pixels, transform.padding, spread=picture.reduction > 1)
+    fit = _Fit(halvings, height, width, picture.origin_px / picture.reduction * scale)
     if padded is None:
-        stored, inside = _area_average(pixels, halvings, height, width).astype(np.float32), None
+        stored, inside = _area_average(pixels, fit), None
     else:
-        stored, inside = _average_unpadded(pixels, padded, halvings, height, width)
+        stored, inside = _average_unpadded(pixels, padded, fit)
     top, left = (CANVAS_SIDE - height) // 2, (CANVAS_SIDE - width) // 2
     full_scale = scale / picture.reduction
     # The drawing's sides are whole pixels: half of what rounding took is given back at either side.
     letterbox = Letterbox(
         scale=full_scale,
-        top=top + (height - crop.height * scale) / 2 - crop.top * scale - picture.origin_px * full_scale,
-        left=left + (width - crop.width * scale) / 2 - crop.left * scale - picture.origin_px * full_scale,
+        top=top + (height - crop.height * scale) / 2 - crop.top * scale,
+        left=left + (width - crop.width * scale) / 2 - crop.left * scale,
     )
     return _Drawing(stored, inside, letterbox, top, left, cropped)
 
@@ -168,40 +208,44 @@ def _even_crop(crop: Rectangle) -> tuple[Rectangle, int]:
     return Rectangle(crop.top, crop.left, bottom, right), halvings
 
 
-def _area_average(pixels: Image, halvings: int, height: int, width: int) -> Image:
-    """`pixels` at (height, width): 2 × 2 means while they cover, then area means; bilinear if enlarged.
+def _area_average(pixels: Image, fit: _Fit) -> Float32:
+    """`pixels` at canvas scale: 2 × 2 means while they cover, then area means; bilinear if enlarged.
 
-    Halving first is three times as fast as one resize: only the 2 × 2 mean has a vector routine.
+    Halving first is twice as fast as one resize: only the 2 × 2 mean has a vector routine.
     """
-    for _ in range(halvings):
+    for _ in range(fit.halvings):
         half = (pixels.shape[1] // 2, pixels.shape[0] // 2)
         pixels = cv2.resize(pixels, half, interpolation=cv2.INTER_AREA)
-    shrinks = height < pixels.shape[0] or width < pixels.shape[1]
+    size = (fit.width, fit.height)
+    shrinks = fit.height < pixels.shape[0] or fit.width < pixels.shape[1]
     method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return cv2.resize(pixels, (width, height), interpolation=method)
+    drawn: Float32 = cv2.resize(pixels, size, interpolation=method).astype(np.float32)
+    if fit.shift == 0:
+        return drawn
+    matrix = np.array([[1, 0, fit.shift], [0, 1, fit.shift]])
+    shifted: Float32 = cv2.warpAffine(
+        drawn, matrix, size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
+    ).astype(np.float32, copy=False)
+    return shifted
 
 
-def _padding_mask(pixels: Image, padding: tuple[int, int] | None, *, spread: bool) -> Bool | None:
-    """True where `pixels` are padding; None when none are or when nearly all would be."""
+def _padding_mask(pixels: Image, padding: tuple[int, int] | None, *, spread: bool) -> Mask | None:
+    """255 where `pixels` are padding; None when none are or when nearly all would be."""
     if padding is None:
         return None
-    mask: Bool = (pixels >= padding[0]) & (pixels <= padding[1])
-    count = np.count_nonzero(mask)
-    if not 0 < count < _LARGEST_PADDING * mask.size:
+    mask = cv2.inRange(pixels, np.array(padding[0]), np.array(padding[1])).astype(np.uint8, copy=False)
+    if not 0 < cv2.countNonZero(mask) < _LARGEST_PADDING * mask.size:
         return None
     # A wavelet's or a cosine's skirts mix padding into its neighbours.
-    return cv2.dilate(mask.view(np.uint8), np.ones((5, 5), np.uint8)).astype(np.bool_) if spread else mask
+    return cv2.dilate(mask, np.ones((5, 5), np.uint8)).astype(np.uint8, copy=False) if spread else mask
 
 
-def _average_unpadded(
-    pixels: Image, padded: Bool, halvings: int, height: int, width: int
-) -> tuple[Float32, Bool]:
+def _average_unpadded(pixels: Image, padded: Mask, fit: _Fit) -> tuple[Float32, Bool]:
     """Area means over the pixels that are not padding, and where at least half of them are not."""
-    picture_only = np.where(padded, 0, pixels).astype(np.float32)
-    weight: Float32 = _area_average((~padded).astype(np.float32), halvings, height, width)
-    total: Float32 = _area_average(picture_only, halvings, height, width)
-    mean: Float32 = total / np.maximum(weight, np.float32(1e-3))
-    return mean, weight >= 0.5
+    unpadded = cv2.bitwise_not(padded)
+    weight = _area_average(unpadded, fit) / np.float32(255)
+    total = _area_average(cv2.copyTo(pixels, unpadded), fit)
+    return total / np.maximum(weight, np.float32(0.5)), weight >= 0.5
 
 
 def _grey_levels(drawing: _Drawing, transform: DisplayTransform) -> tuple[Float32, tuple[HeaderFlag, ...]]:
