@@ -13,10 +13,9 @@ from screener.records import ArchiveEntry, Rejection, RunSummary, ScreenedImage
 
 @dataclass(slots=True)
 class Counters:
-    """Running totals of one run. Written by one thread each: `found` by the loader's, the rest by the report's."""
+    """Running totals of one run; `found` is written by the loader's thread, the rest by the report's."""
 
     found: int = 0
-    already_done: int = 0
     screened: int = 0
     rejected: int = 0
     failed: int = 0
@@ -52,21 +51,27 @@ class Counters:
         """Time since the run began."""
         return time.monotonic() - self.started
 
-    def summary(self, *, interrupted: bool) -> RunSummary:
+    def summary(self, *, already_done: int, interrupted: bool) -> RunSummary:
         """The totals, reconciled.
+
+        Args:
+            already_done: files that the campaign passed over.
+            interrupted: the run was stopped; files that it did not reach are not counted as found.
 
         Raises:
             ReportError: an uninterrupted run whose walk found more or fewer files than ended as rows.
         """
-        ended = self.handled + self.already_done
+        ended = self.handled + already_done
         if not interrupted and ended != self.found:
-            raise ReportError(f"{self.found} files were found, {ended} are accounted for; the report is incomplete")
+            raise ReportError(
+                f"{self.found} files were found and {ended} are accounted for: please report this"
+            )
         return RunSummary(
             found=ended,
             screened=self.screened,
             rejected=self.rejected,
             failed=self.failed,
-            already_done=self.already_done,
+            already_done=already_done,
             reasons=dict(sorted(self.reasons.items())),
             seconds=self.seconds,
             bytes_read=self.bytes_read,

@@ -11,7 +11,7 @@ import os
 import resource
 import signal
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import BinaryIO
@@ -20,9 +20,10 @@ import numpy as np
 
 from screener.canvas import CANVAS_SIDE, display_transform, draw_canvas
 from screener.codecs import decode
+from screener.eligibility import check_eligible
 from screener.errors import DecodeError, Reason
 from screener.frame import read_frame
-from screener.header import ParsedHeader, check_eligible, read_header
+from screener.header import ParsedHeader, read_header
 from screener.records import ArchiveEntry, Float32, Identity, Instance, Rejection, Source
 from screener.settings import RunSettings
 from screener.worker_pool import Task
@@ -48,7 +49,7 @@ class _Progress:
     """How far a file came: what is known of it when it is rejected."""
 
     step: str = "header"
-    identity: Identity = Identity()
+    identity: Identity = field(default_factory=Identity)
     instance: Instance | None = None
 
 

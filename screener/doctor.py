@@ -83,7 +83,9 @@ def _codecs() -> Iterator[Check]:
         try:
             exact = try_it()
         except Exception as error:  # any failure of a codec is the finding
-            yield Check("codec", name, State.BROKEN, f"{type(error).__name__}: {error}", "pip install -U imagecodecs")
+            yield Check(
+                "codec", name, State.BROKEN, f"{type(error).__name__}: {error}", "pip install -U imagecodecs"
+            )
             continue
         state = State.FINE if exact else State.BROKEN
         yield Check("codec", name, state, "decodes exactly" if exact else "decodes wrongly")
@@ -95,9 +97,13 @@ def _openvino() -> Iterator[Check]:
 
         core = openvino.Core()
         can = ", ".join(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
-        yield Check("engine", "OpenVINO", State.FINE, f"{core.get_property('CPU', 'FULL_DEVICE_NAME')}: {can}")
+        yield Check(
+            "engine", "OpenVINO", State.FINE, f"{core.get_property('CPU', 'FULL_DEVICE_NAME')}: {can}"
+        )
     except Exception as error:  # the finding itself
-        yield Check("engine", "OpenVINO", State.BROKEN, f"{type(error).__name__}: {error}", "pip install openvino")
+        yield Check(
+            "engine", "OpenVINO", State.BROKEN, f"{type(error).__name__}: {error}", "pip install openvino"
+        )
 
 
 def _bundle() -> Iterator[Check]:
@@ -110,7 +116,9 @@ def _bundle() -> Iterator[Check]:
     except BundleError as error:
         yield Check("bundle", "default", State.BROKEN, str(error), "reinstall screener")
         return
-    found = f"{bundle.manifest.name} {bundle.manifest.version}, model {bundle.model_sha256[:12]}, hashes verified"
+    found = (
+        f"{bundle.manifest.name} {bundle.manifest.version}, model {bundle.model_sha256[:12]}, hashes verified"
+    )
     yield Check("bundle", "default", State.FINE, found)
 
 
@@ -142,7 +150,9 @@ def _gpu() -> Check:
     try:
         from cuda.bindings import runtime
     except ImportError:
-        return Check("optional", "NVIDIA GPU", State.ABSENT, "not probed", 'pip install "screener[gpu]" to probe')
+        return Check(
+            "optional", "NVIDIA GPU", State.ABSENT, "not probed", 'pip install "screener[gpu]" to probe'
+        )
     error, count = runtime.cudaGetDeviceCount()
     if int(error) != 0 or not count:
         return Check("optional", "NVIDIA GPU", State.ABSENT, error.name, remedy)

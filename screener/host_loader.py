@@ -92,16 +92,22 @@ class HostLoader:
     Args:
         root: archive root.
         settings: workers, time limit, batch size and size limits.
+        stop: once set, no further file is taken; what is being decoded is still delivered.
         worker_main: replaces the worker's main function (tests of crashes and hangs).
     """
 
     def __init__(
-        self, root: Path, settings: RunSettings, worker_main: WorkerMain | None = None
+        self,
+        root: Path,
+        settings: RunSettings,
+        stop: threading.Event,
+        worker_main: WorkerMain | None = None,
     ) -> None:
         self._frames = _Frames(settings.batch_size)
         self._lock = threading.Lock()
         self._frame_of: dict[int, int] = {}
-        self._stop = threading.Event()
+        self._stop = stop
+        self._leaving = threading.Event()
         self._out: queue.Queue[Batch | Rejection | BaseException | None] = queue.Queue(maxsize=4096)
         arguments = WorkerSettings(str(root), self._frames_path(), settings)
         self._pool = DecoderPool(
@@ -116,7 +122,7 @@ class HostLoader:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.stop()
+        self._leaving.set()
         while self._thread is not None and self._thread.is_alive():
             try:  # a loader blocked on a full queue must see the stop
                 self._out.get(timeout=POLL_S)
@@ -124,10 +130,6 @@ class HostLoader:
                 continue
         self._pool.close()
         os.close(self._frames.descriptor)
-
-    def stop(self) -> None:
-        """Take no further file; what is being decoded is still delivered."""
-        self._stop.set()
 
     def batches(
         self, entries: Iterable[ArchiveEntry], on_reject: Callable[[Rejection], None]
@@ -158,24 +160,28 @@ class HostLoader:
         try:
             self._dispatch(entries)
             self._out.put(None)
-        except BaseException as error:  # noqa: BLE001 - handed to the consumer, which raises it
+        except BaseException as error:
             self._out.put(error)
 
     def _dispatch(self, entries: Iterator[ArchiveEntry]) -> None:
         is_more = True
         while is_more or self._pool.num_waiting:
-            while is_more and not self._stop.is_set() and self._pool.num_free:
+            while is_more and not self._is_stopping and self._pool.num_free:
                 slot = self._take()
                 if slot is None:
                     break
                 is_more = self._send(next(entries, None), slot)
-            is_more = is_more and not self._stop.is_set()
+            is_more = is_more and not self._is_stopping
             for done in self._pool.collect(POLL_S if self._pool.num_waiting else POLL_S / 10):
                 self._receive(done.task, done.outcome)
         with self._lock:
             frames = self._frames.ragged()
         for frame in frames:
             self._emit(frame)
+
+    @property
+    def _is_stopping(self) -> bool:
+        return self._stop.is_set() or self._leaving.is_set()
 
     def _take(self) -> int | None:
         with self._lock:

@@ -1,4 +1,4 @@
-"""A live view of a run's counters on a terminal's stderr, and the table at its end."""
+"""A live view of a run's counters, on stderr and only on a terminal."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from rich.live import Live
 from rich.table import Table
 
 from screener.archive import walk
+from screener.campaign import PendingEntries
 from screener.counters import Counters
-from screener.records import RunSummary
 
 REFRESH_PER_S = 4
 
@@ -21,17 +21,19 @@ REFRESH_PER_S = 4
 class ProgressView:
     """Renders counters; knows the total once the archive has been counted in the background."""
 
-    def __init__(self, counters: Counters) -> None:
+    def __init__(self, counters: Counters, pending: PendingEntries) -> None:
         self._counters = counters
+        self._pending = pending
         self.total: int | None = None
 
     def __rich__(self) -> Table:
         counters = self._counters
         seconds = max(counters.seconds, 1e-6)
         grid = Table.grid(padding=(0, 2))
-        done = counters.handled + counters.already_done
+        skipped = self._pending.num_skipped
+        done = counters.handled + skipped
         of_total = f"{done:,}" + (f" of {self.total:,}" if self.total else "")
-        grid.add_row("files", of_total, f"{counters.already_done:,} done before" if counters.already_done else "")
+        grid.add_row("files", of_total, f"{skipped:,} passed over" if skipped else "")
         rate = counters.screened / seconds
         megabytes = counters.bytes_read / 1e6 / seconds
         grid.add_row("screened", f"{counters.screened:,}", f"{rate:.1f} images/s  {megabytes:.0f} MB/s")
@@ -50,42 +52,28 @@ class ProgressView:
 
 
 @contextmanager
-def live_progress(counters: Counters, root: Path) -> Iterator[None]:
+def live_progress(counters: Counters, pending: PendingEntries, root: Path) -> Iterator[None]:
     """Show progress on stderr if that is a terminal, else nothing."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield
         return
-    view = ProgressView(counters)
+    view = ProgressView(counters, pending)
     leaving = threading.Event()
     counting = threading.Thread(target=_count_files, args=(root, view, leaving), daemon=True)
     counting.start()
-    with Live(view, console=console, refresh_per_second=REFRESH_PER_S, transient=True):
-        yield
-    leaving.set()
+    try:
+        with Live(view, console=console, refresh_per_second=REFRESH_PER_S, transient=True):
+            yield
+    finally:
+        leaving.set()
 
 
 def _count_files(root: Path, view: ProgressView, leaving: threading.Event) -> None:
     """Walk once ahead for the total; a hundred thousand files take about a second."""
     total = 0
-    for total, _ in enumerate(walk(root), start=1):
+    for _ in walk(root):
+        total += 1
         if leaving.is_set():
             return
     view.total = total
-
-
-def summary_table(summary: RunSummary) -> Table:
-    """The counters of a finished run, reasons included."""
-    table = Table(title="Run" + (" (interrupted)" if summary.interrupted else ""), title_justify="left")
-    table.add_column("files")
-    table.add_column("count", justify="right")
-    for name in ("found", "already_done", "screened", "rejected", "failed"):
-        table.add_row(name.replace("_", " "), f"{getattr(summary, name):,}")
-    if summary.reasons:
-        table.add_section()
-    for reason, count in summary.reasons.items():
-        table.add_row(reason, f"{count:,}")
-    table.add_section()
-    table.add_row("seconds", f"{summary.seconds:,.1f}")
-    table.add_row("images/s", f"{summary.screened / max(summary.seconds, 1e-6):,.1f}")
-    return table

@@ -69,9 +69,18 @@ def write_resolved(resolved: pl.DataFrame, out: Path, campaign: Path) -> None:
         (campaign / "private").resolve()
     ):
         raise ConfigError("this table names patients: write it outside the campaign folder")
-    lists = [name for name, dtype in resolved.schema.items() if dtype == pl.List(pl.String)]
-    flat = resolved.with_columns(pl.col(name).list.join(" ") for name in lists)
+    flat = _flat(resolved)
     replace_file(place, lambda path: flat.write_csv(path, include_bom=True), mode=PRIVATE_FILE_MODE)
+
+
+def csv_text(resolved: pl.DataFrame) -> str:
+    """A resolved report as CSV text, without byte order mark; lists are joined by spaces."""
+    return _flat(resolved).write_csv()
+
+
+def _flat(resolved: pl.DataFrame) -> pl.DataFrame:
+    lists = [name for name, dtype in resolved.schema.items() if dtype == pl.List(pl.String)]
+    return resolved.with_columns(pl.col(name).list.join(" ") for name in lists)
 
 
 _SHARED = frozenset({"file_id", "image_pid", "study_pid", "subject_pid", "study_date"})

@@ -1,16 +1,20 @@
-"""What a run can be told. One frozen record, validated once; flags of the command line carry the same names."""
+"""What a run can be told: one frozen record, validated once.
+
+Flags of the command line carry the fields' names.
+"""
 
 from __future__ import annotations
 
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from screener.errors import ConfigError
 
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "fp32", "bf16", "int8"]
+Pictures = Literal["none", "referred", "all"]
 
 
 def default_key_file() -> Path:
@@ -25,7 +29,7 @@ def available_cores() -> int:
 
 @dataclass(frozen=True, slots=True)
 class RunSettings:
-    """Settings of one run. Those marked *result* change results and are part of the campaign's fingerprint."""
+    """Settings of one run; those marked *result* change results and belong to the campaign's fingerprint."""
 
     device: Device = "auto"
     """Where the networks run."""
@@ -51,8 +55,13 @@ class RunSettings:
     """*result* Pictures with a shorter side are rejected as `too_small`."""
     save_masks: bool = False
     """Write each lung mask as PNG in the picture's own geometry."""
+    pictures: Pictures = "referred"
+    """Films that get an overlay picture (lung contour, zones, activation) for the report."""
 
     def __post_init__(self) -> None:
+        for name, choices in (("device", Device), ("precision", Precision), ("pictures", Pictures)):
+            if getattr(self, name) not in get_args(choices):
+                raise ConfigError(f"--{name} {getattr(self, name)}: expected {', '.join(get_args(choices))}")
         checks = {
             "batch_size": 1 <= self.batch_size <= 256,
             "workers": 0 <= self.workers <= 256,

@@ -1,0 +1,139 @@
+"""One run from start to finish: open everything, screen, write the studies and the manifest.
+
+The engines are opened before the campaign because the campaign is bound to the precision that `auto` came to.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from calibration.model_calibration import Calibration, ThresholdSet
+from engines.bundle import Bundle, default_bundle, open_bundle
+from engines.engine import Engines, open_engines
+from screener.archive import walk
+from screener.campaign import Campaign
+from screener.canvas import CANVAS_SIDE, CANVAS_VERSION
+from screener.counters import Counters
+from screener.errors import REASON_STATUS, ConfigError, Reason, Status
+from screener.fingerprint import Fingerprint
+from screener.host_loader import HostLoader
+from screener.keepsakes import Keepsakes
+from screener.pipeline import Reader, screen
+from screener.progress import live_progress
+from screener.pseudonyms import load_key
+from screener.records import RunSummary
+from screener.run_manifest import RunEnvironment, write_run_manifest
+from screener.settings import RunSettings, default_key_file
+from screener.studies import build_studies
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """What one run is asked to do."""
+
+    archive: Path
+    campaign: Path
+    settings: RunSettings = field(default_factory=RunSettings)
+    bundle: Path | None = None
+    """None takes the bundle that ships."""
+    thresholds: Path | None = None
+    """A site's threshold set; None takes the bundle's own."""
+    key_file: Path | None = None
+    """None takes the user's own key."""
+    retry_reasons: frozenset[Reason] | None = None
+    """Take up only files whose row has one of these reasons."""
+
+
+def run(request: RunRequest, stop: threading.Event) -> RunSummary:
+    """Screen what is pending of an archive. Set `stop` to finish the files in hand and end.
+
+    Raises:
+        ScreenerError, BundleError, EngineError, CalibrationError: nothing is lost; the text says what to do.
+    """
+    began = datetime.now(UTC)
+    settings = request.settings
+    bundle = open_verified(request.bundle)
+    calibration = load_calibration(bundle, request.thresholds)
+    pseudonyms = load_key(request.key_file or default_key_file(), request.campaign)
+    with (
+        open_engines(
+            bundle, device=settings.device, precision=settings.precision, batch_size=settings.batch_size
+        ) as engines,
+        Campaign.open(
+            request.campaign,
+            archive_root=request.archive,
+            fingerprint=_fingerprint(bundle, calibration, settings, engines),
+            pseudonyms=pseudonyms,
+            settings=settings,
+        ) as campaign,
+    ):
+        keepsakes = Keepsakes(
+            campaign.folder, pseudonyms, save_masks=settings.save_masks, pictures=settings.pictures
+        )
+        summary = _screen_pending(campaign, Reader(engines, calibration, keepsakes), request, stop)
+        build_studies(campaign)
+        environment = RunEnvironment(
+            started_utc=began,
+            finished_utc=datetime.now(UTC),
+            device=settings.device,
+            engine=engines.description,
+            precision=engines.precision,
+            bundle=f"{bundle.manifest.name} {bundle.manifest.version}",
+        )
+        write_run_manifest(campaign, summary, environment, settings)
+    return summary
+
+
+def open_verified(path: Path | None) -> Bundle:
+    """Open a bundle (None: the one that ships) made for this canvas."""
+    return open_bundle(path or default_bundle(), canvas_version=CANVAS_VERSION, canvas_side=CANVAS_SIDE)
+
+
+def load_calibration(bundle: Bundle, thresholds: Path | None) -> Calibration:
+    """The bundle's calibration, under a site's threshold set if there is one."""
+    calibration = Calibration.parse(bundle.calibration, "calibration.json", bundle.model_sha256)
+    return calibration if thresholds is None else calibration.with_thresholds(ThresholdSet.load(thresholds))
+
+
+def retryable(names: list[str]) -> frozenset[Reason]:
+    """Reasons to retry by name; every reason that fails when none is named.
+
+    Raises:
+        ConfigError: not the name of a reason that fails.
+    """
+    failing = {str(reason): reason for reason in Reason if REASON_STATUS[reason] is Status.FAILED}
+    unknown = [name for name in names if name not in failing]
+    if unknown:
+        raise ConfigError(f"--reason {unknown[0]}: expected one of {', '.join(failing)}")
+    return frozenset(failing[name] for name in names or failing)
+
+
+def _fingerprint(
+    bundle: Bundle, calibration: Calibration, settings: RunSettings, engines: Engines
+) -> Fingerprint:
+    return Fingerprint(
+        model_sha256=bundle.model_sha256,
+        calibration_sha256=hashlib.sha256(bundle.calibration).hexdigest(),
+        threshold_set_id=calibration.threshold_set_id,
+        canvas_version=CANVAS_VERSION,
+        settings={**settings.result_settings(), "precision": engines.precision},
+    )
+
+
+def _screen_pending(
+    campaign: Campaign, reader: Reader, request: RunRequest, stop: threading.Event
+) -> RunSummary:
+    counters = Counters()
+    found = counters.count_found(walk(campaign.archive_root))
+    pending = campaign.pending(found, retry_reasons=request.retry_reasons)
+    with (
+        live_progress(counters, pending, campaign.archive_root),
+        campaign.writer() as report,
+        HostLoader(campaign.archive_root, request.settings, stop) as loader,
+    ):
+        screen(pending, loader, reader, report, counters)
+    return counters.summary(already_done=pending.num_skipped, interrupted=stop.is_set())
