@@ -20,7 +20,7 @@ import numpy as np
 
 from screener import INTENDED_USE
 from screener.durable import remove_leftovers, replace_file
-from screener.errors import ConfigError, Reason, ReportError
+from screener.errors import REASON_STATUS, ConfigError, Reason, ReportError, Status
 from screener.fingerprint import Fingerprint, record_sha256, refuse_other
 from screener.known_files import KnownFiles, reason_codes, split_digests
 from screener.parts import PRIVATE_FILE_MODE, Parts, PartWriter, merge_links
@@ -30,6 +30,9 @@ from screener.settings import RunSettings
 
 LOOKUP_CHUNK = 1024
 """Files looked up at once: large enough for NumPy, small enough that screening starts at once."""
+
+FAILED_REASONS = frozenset(reason for reason, status in REASON_STATUS.items() if status is Status.FAILED)
+"""What `screener retry` takes up unless told otherwise."""
 
 
 class Campaign:
@@ -84,11 +87,7 @@ class Campaign:
         try:
             campaign._bind(fingerprint)
             campaign.parts = Parts(folder, campaign.metadata)
-            _write_json(
-                folder / "private" / "archive.json",
-                {"archive_root": os.fsencode(archive_root.resolve()).hex()},
-                mode=PRIVATE_FILE_MODE,
-            )
+            campaign._record_archive()
         except BaseException:
             os.close(campaign._lock)
             raise
@@ -143,6 +142,13 @@ class Campaign:
             part_seconds=self._settings.part_seconds,
         )
 
+    def _record_archive(self) -> None:
+        """Keep the archive's path, which may name people, where it goes when `private` is deleted."""
+        place = self.folder / "private" / "archive.json"
+        content: dict[str, object] = {"archive_root_hex": os.fsencode(self.archive_root.resolve()).hex()}
+        if not place.exists() or _read_json(place) != content:
+            write_json(place, content, mode=PRIVATE_FILE_MODE)
+
     def _bind(self, fingerprint: Fingerprint) -> None:
         """Write the fingerprint of a new campaign, or compare it with the one that is there."""
         asked = fingerprint.record(
@@ -154,7 +160,7 @@ class Campaign:
             refuse_other(_read_json(place).get("fingerprint"), asked)
         else:
             began = datetime.now(UTC).isoformat(timespec="seconds")
-            _write_json(place, {"began_utc": began, "fingerprint": asked})
+            write_json(place, {"began_utc": began, "fingerprint": asked})
         self.fingerprint = asked
         self.metadata = {
             "schema_version": fingerprint.schema_version,
@@ -217,7 +223,7 @@ def recorded_archive_root(folder: Path) -> Path:
             "this campaign's private folder was deleted, so it no longer knows its archive: "
             "run screener run ARCHIVE --out CAMPAIGN instead"
         )
-    return Path(os.fsdecode(bytes.fromhex(str(_read_json(place)["archive_root"]))))
+    return Path(os.fsdecode(bytes.fromhex(str(_read_json(place)["archive_root_hex"]))))
 
 
 def _check_folder(folder: Path, archive_root: Path) -> None:
@@ -273,6 +279,11 @@ def _read_json(path: Path) -> dict[str, object]:
     return content
 
 
-def _write_json(path: Path, content: dict[str, object], *, mode: int = 0o644) -> None:
+def write_json(path: Path, content: dict[str, object], *, mode: int = 0o644) -> None:
+    """Write a JSON file of the campaign atomically.
+
+    Raises:
+        ReportError: it cannot be written.
+    """
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     replace_file(path, lambda place: place.write_text(text, "utf-8"), mode=mode)

@@ -7,6 +7,7 @@ would not do: after a power cut a renamed but unsynced file can be empty, so bot
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -64,5 +65,8 @@ def _sync(path: Path) -> None:
 
 
 def _cause(error: Exception) -> str:
-    """The system's words for what went wrong, without the path that an OSError's own text carries."""
-    return (error.strerror or type(error).__name__) if isinstance(error, OSError) else str(error)
+    """The system's words for what went wrong, without the path that an error's own text may carry."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    number = re.search(r"\(os error (\d+)\)", str(error))  # how Polars passes on what the system said
+    return os.strerror(int(number[1])) if number else f"{type(error).__name__}, perhaps a full disk"

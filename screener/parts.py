@@ -8,6 +8,7 @@ older part only after the new part is in place; a run killed in between is repai
 from __future__ import annotations
 
 import contextlib
+import io
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -26,6 +27,7 @@ from screener.rows import FileRows, images_frame, links_frame, rejection_rows, s
 
 PRIVATE_FOLDER_MODE = 0o700
 PRIVATE_FILE_MODE = 0o600
+ROW_GROUP_ROWS = 1 << 17
 _PATTERN = "part-" + "[0-9]" * 6 + ".parquet"
 
 
@@ -44,12 +46,10 @@ class Parts:
         self.images = campaign / "images"
         self.links = campaign / "private" / "parts"
         self._metadata = dict(metadata)
-        self.images.mkdir(exist_ok=True)
-        self.links.parent.mkdir(mode=PRIVATE_FOLDER_MODE, exist_ok=True)
-        self.links.parent.chmod(PRIVATE_FOLDER_MODE)
-        self.links.mkdir(mode=PRIVATE_FOLDER_MODE, exist_ok=True)
-        for folder in (self.images, self.links, self.links.parent):
-            remove_leftovers(folder)
+        try:
+            self._prepare_folders()
+        except OSError as error:
+            raise ReportError(f"the campaign's folders cannot be used: {error.strerror}") from error
         self.known = self._recovered()
 
     def paths(self) -> list[Path]:
@@ -70,6 +70,14 @@ class Parts:
         self.known = self.known.updated(newer)
         self._next += 1
         self._cut_out(superseded)
+
+    def _prepare_folders(self) -> None:
+        self.images.mkdir(exist_ok=True)
+        self.links.parent.mkdir(mode=PRIVATE_FOLDER_MODE, exist_ok=True)
+        self.links.parent.chmod(PRIVATE_FOLDER_MODE)
+        self.links.mkdir(mode=PRIVATE_FOLDER_MODE, exist_ok=True)
+        for folder in (self.images, self.links, self.links.parent):
+            remove_leftovers(folder)
 
     def _recovered(self) -> KnownFiles:
         """Read the index; undo a part without images, finish a cut that was interrupted."""
@@ -157,15 +165,19 @@ class PartWriter:
 def write_table(
     path: Path, frame: pl.DataFrame, table: str, metadata: Mapping[str, str], *, mode: int = 0o644
 ) -> None:
-    """Write a Parquet file atomically, with statistics and the campaign's metadata; same rows, same bytes."""
-    stamped = {"table": table, **metadata}
-    replace_file(
-        path,
-        lambda place: frame.rechunk().write_parquet(
-            place, compression="zstd", statistics=True, row_group_size=1 << 17, metadata=stamped
-        ),
-        mode=mode,
+    """Write a Parquet file atomically, with statistics and the campaign's metadata; same rows, same bytes.
+
+    Encoded in memory first: Polars forgets what the system said when a file stops growing, Python does not.
+    """
+    encoded = io.BytesIO()
+    frame.rechunk().write_parquet(
+        encoded,
+        compression="zstd",
+        statistics=True,
+        row_group_size=ROW_GROUP_ROWS,
+        metadata={"table": table, **metadata},
     )
+    replace_file(path, lambda place: place.write_bytes(encoded.getbuffer()), mode=mode)
 
 
 def merge_links(campaign: Path, metadata: Mapping[str, str]) -> None:
@@ -177,8 +189,12 @@ def merge_links(campaign: Path, metadata: Mapping[str, str]) -> None:
     parts = sorted((private / "parts").glob(_PATTERN))
     if not parts:
         return
-    write_table(
-        private / "links.parquet", read_links(campaign), "private/links", metadata, mode=PRIVATE_FILE_MODE
+    links = _newest_links(private)
+    stamped = {"table": "private/links", **metadata}
+    replace_file(
+        private / "links.parquet",
+        lambda place: links.sink_parquet(place, compression="zstd", metadata=stamped),
+        mode=PRIVATE_FILE_MODE,
     )
     for path in parts:
         remove_file(path)
@@ -190,12 +206,18 @@ def read_links(campaign: Path) -> pl.DataFrame:
     Raises:
         ReportError: a file of it cannot be read.
     """
-    private = campaign / "private"
-    sources = [*private.glob("links.parquet"), *sorted((private / "parts").glob(_PATTERN))]
-    empty = pl.DataFrame(schema=schema.polars_schema(schema.LINKS))
     with reading("private/links"):
-        frames = [pl.read_parquet(source) for source in sources]
-    return pl.concat([empty, *frames]).unique("file_id", keep="last").sort("file_id")
+        return _newest_links(campaign / "private").collect().sort("file_id")
+
+
+def _newest_links(private: Path) -> pl.LazyFrame:
+    """Every file's newest link. Only the pseudonyms are held in memory, so that millions of links merge."""
+    sources = [*private.glob("links.parquet"), *sorted((private / "parts").glob(_PATTERN))]
+    empty = pl.LazyFrame(schema=schema.polars_schema(schema.LINKS)).with_columns(age=pl.lit(-1))
+    scans = [pl.scan_parquet(source).with_columns(age=pl.lit(age)) for age, source in enumerate(sources)]
+    links = pl.concat([empty, *scans])
+    newest = links.group_by("file_id").agg(pl.col("age").max())
+    return links.join(newest, on=["file_id", "age"], how="semi").drop("age")
 
 
 @contextlib.contextmanager
