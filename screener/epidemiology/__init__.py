@@ -1,0 +1,1 @@
+"""Campaign tables to what epidemiologists and occupational physicians publish."""
