@@ -10,7 +10,7 @@ Shape letters: N images, T thresholds.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -65,8 +65,10 @@ class OperatingPoint:
 class OperatingCurve:
     """Every threshold that the readings can tell apart, rising: from refer everybody to nearly nobody."""
 
+    scores: Float64
+    """(T - 1,) distinct scores, rising."""
     thresholds: Float64
-    """(T,)"""
+    """(T,) below the first score, half way between neighbours, above the last."""
     num_found: npt.NDArray[np.int64]
     """(T,) diseased at or above the threshold."""
     num_false: npt.NDArray[np.int64]
@@ -114,10 +116,8 @@ class OperatingCurve:
         )
 
     def at_threshold(self, threshold: float) -> OperatingPoint:
-        """What any threshold does to these readings."""
-        # The highest candidate at or below it splits the readings alike.
-        index = max(int(np.searchsorted(self.thresholds, threshold, side="right")) - 1, 0)
-        return self.point(index)
+        """What any threshold does to these readings; the point names the candidate that splits them alike."""
+        return self.point(int(np.searchsorted(self.scores, threshold)))
 
     def at_sensitivity(self, required: float) -> OperatingPoint:
         """The highest threshold whose sensitivity, as estimated, reaches `required`.
@@ -170,6 +170,7 @@ def operating_curve(
     thresholds = np.concatenate([[0.0], (distinct[:-1] + distinct[1:]) / 2, [(distinct[-1] + 1) / 2]])
     diseased, healthy = np.sort(scores[labels == 1]), np.sort(scores[labels == 0])
     return OperatingCurve(
+        scores=distinct,
         thresholds=thresholds,
         num_found=num_diseased - np.searchsorted(diseased, thresholds),
         num_false=num_healthy - np.searchsorted(healthy, thresholds),
@@ -184,18 +185,7 @@ def choose_threshold(curve: OperatingCurve, sensitivity: float) -> OperatingPoin
     chosen = curve.at_sensitivity(sensitivity)
     if chosen.threshold <= HIGHEST_THRESHOLD:
         return chosen
-    capped = curve.at_threshold(HIGHEST_THRESHOLD)
-    # The readings cannot tell one half from the candidate below it; the threshold used is one half.
-    return OperatingPoint(
-        HIGHEST_THRESHOLD,
-        capped.sensitivity,
-        capped.specificity,
-        capped.prevalence,
-        capped.ppv,
-        capped.npv,
-        capped.referred_per_1000,
-        capped.missed_per_1000,
-    )
+    return replace(curve.at_threshold(HIGHEST_THRESHOLD), threshold=HIGHEST_THRESHOLD)
 
 
 def clopper_pearson(num_hits: int, num_trials: int, confidence: float = 0.95) -> tuple[float, float]:
