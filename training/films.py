@@ -1,0 +1,178 @@
+"""Real films as hosts for drawn findings: a picture and its lung mask in, the picture with opacities out.
+
+A real film arrives processed, so findings cannot be added to its line integral. Instead each film's own picture
+transfer is estimated: grey difference between lungs and mediastinum against the attenuation that lies
+between them in an average chest gives grey per unit of attenuation, and findings are added in grey through
+that slope, flattening towards white as the film itself does, after the film's own blur. A reader would
+question the single slope: it is right to perhaps a third, which is the spread of the opacities themselves.
+"""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from screener.errors import ConfigError
+from training.findings import Confounder, FindingPlan
+from training.nuisances import Nuisance, devices, markers
+from training.opacities import Field
+from training.phantom import DEVICE_PER_MM, SOFT_PER_MM
+
+if TYPE_CHECKING:
+    from training.phantom_film import Film
+
+Float32 = npt.NDArray[np.float32]
+UInt8 = npt.NDArray[np.uint8]
+
+LUNG_HEIGHT_MM = 240.0
+"""Apex to dome of an average adult: sets the scale of films without pixel spacing."""
+SCATTER_FRACTION = 0.4
+"""Scattered share of the signal in the lungs (domain §6): contrast falls by it."""
+_CHEST_CONTRAST = 1.25
+"""Logarithm of lung over mediastinum signal in an average chest, scatter included; phantoms give 1.1-1.4."""
+_COLUMNS = ("image", "mask", "subject_id", "source", "findings", "licence")
+
+
+@dataclass(frozen=True, slots=True)
+class RealFilm:
+    """One host film of the list."""
+
+    image: Path
+    mask: Path
+    """PNG on the picture's own grid: 0, 1 patient right lung, 2 left."""
+    subject_id: str
+    source: str
+    findings: str
+    """The source's own labels; `No Finding` or empty for a normal film."""
+    licence: str
+
+    @property
+    def key(self) -> str:
+        """What identifies the film in a cohort's fingerprint; holds no folder."""
+        return f"{self.source}/{self.image.name}"
+
+    def adapt(self, plan: FindingPlan) -> FindingPlan:
+        """The plan with what the host itself shows; its own heart cannot be enlarged."""
+        if plan.confounder is Confounder.CARDIOMEGALY:
+            return replace(plan, confounder=Confounder.NONE)
+        return plan
+
+
+def read_films(path: Path) -> tuple[RealFilm, ...]:
+    """Read the list of real films.
+
+    Args:
+        path: CSV with columns image, mask, subject_id, source, findings, licence; paths relative to it.
+
+    Raises:
+        ConfigError: a column, a value or a file is missing; names the row.
+    """
+    films = []
+    with path.open(newline="") as file:
+        reader = csv.DictReader(file)
+        missing = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]
+        if missing:
+            raise ConfigError(f"list of films: missing column {', '.join(missing)}; expected {', '.join(_COLUMNS)}")
+        for number, row in enumerate(reader, start=2):
+            image, mask = path.parent / row["image"], path.parent / row["mask"]
+            if not image.is_file() or not mask.is_file():
+                raise ConfigError(f"list of films, row {number}: image or mask file not found")
+            if not row["subject_id"] or not row["source"]:
+                raise ConfigError(f"list of films, row {number}: subject_id and source must not be empty")
+            films.append(RealFilm(image, mask, row["subject_id"], row["source"], row["findings"], row["licence"]))
+    return tuple(films)
+
+
+def _read_pair(host: RealFilm) -> tuple[UInt8, UInt8]:
+    image = cv2.imread(str(host.image), cv2.IMREAD_GRAYSCALE)
+    mask = cv2.imread(str(host.mask), cv2.IMREAD_GRAYSCALE)
+    if image is None or mask is None or image.shape != mask.shape:
+        raise ConfigError(f"film {host.key}: picture or mask unreadable, or their sizes differ")
+    scale = 768 / max(image.shape)
+    if scale < 1:
+        size = (round(image.shape[1] * scale), round(image.shape[0] * scale))
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        mask = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)
+    return np.asarray(image, np.uint8), np.asarray(mask, np.uint8)
+
+
+def lung_thickness(lungs: UInt8, pixel_mm: float) -> Float32:
+    """Path through lung (mm) guessed from the outline: full in the middle, nothing at the edge."""
+    total = np.zeros(lungs.shape, np.float32)
+    for lung in (1, 2):
+        distance = cv2.distanceTransform((lungs == lung).astype(np.uint8), cv2.DIST_L2, 5) * pixel_mm
+        share = np.clip(distance / 45.0, 0, 1)
+        total += 150.0 * np.sqrt(1 - (1 - share) ** 2) * (lungs == lung)
+    return total.astype(np.float32)
+
+
+def _slope(grey: Float32, lungs: UInt8) -> float:
+    """Grey (0 to 1) per unit of logarithmic signal of one film."""
+    lung = float(np.median(grey[lungs > 0]))
+    rows, columns = np.nonzero(lungs)
+    box = grey[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+    outside = lungs[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1] == 0
+    dense = float(np.percentile(box[outside], 70)) if outside.any() else lung + 0.4
+    return float(np.clip((dense - lung) / _CHEST_CONTRAST, 0.15, 0.75))
+
+
+def _position(grey: UInt8, lungs: UInt8, nuisance: Nuisance) -> tuple[UInt8, UInt8]:
+    """Rotate and shift a film, keeping its size."""
+    rows, columns = grey.shape
+    turn = cv2.getRotationMatrix2D((columns / 2, rows / 2), 0.5 * nuisance.rotation_deg, 1.0)
+    turn[1, 2] += 0.5 * nuisance.cut_off_px
+    moved = cv2.warpAffine(grey, turn, (columns, rows), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    labels = cv2.warpAffine(lungs, turn, (columns, rows), flags=cv2.INTER_NEAREST)
+    return np.asarray(moved, np.uint8), np.asarray(labels, np.uint8)
+
+
+def _reprocess(grey: Float32, nuisance: Nuisance, pixel_mm: float, rng: np.random.Generator) -> Float32:
+    """The nuisances that a finished picture can still take: noise, unsharp mask, window, gamma."""
+    strength = 0.35 * nuisance.noise_fraction * 2 ** (-nuisance.exposure / 2)
+    grain = cv2.GaussianBlur(rng.standard_normal(grey.shape, dtype=np.float32), (0, 0), 0.6)
+    grey = grey + np.float32(strength) * grain * np.sqrt(np.clip(1.15 - grey, 0.05, 1))
+    soft = cv2.GaussianBlur(grey, (0, 0), 4.0 / pixel_mm)
+    grey = grey + 0.35 * (nuisance.unsharp - 0.3) * (grey - soft)
+    broad = cv2.GaussianBlur(cv2.resize(grey, None, fx=0.125, fy=0.125, interpolation=cv2.INTER_AREA), (0, 0), 8)
+    broad = cv2.resize(broad, (grey.shape[1], grey.shape[0]), interpolation=cv2.INTER_LINEAR)
+    grey = grey - 0.5 * (nuisance.compression - 0.3) * (broad - float(broad.mean()))
+    return np.asarray(np.clip(grey, 0, 1) ** nuisance.gamma, np.float32)
+
+
+def real_film(
+    host: RealFilm, plan: FindingPlan, nuisance: Nuisance, findings_rng: np.random.Generator, film_rng: np.random.Generator
+) -> Film:
+    """Draw a plan and nuisances into a real film.
+
+    Args:
+        host: the film.
+        plan: what to draw; an empty plan leaves the film as it is but for the nuisances.
+        nuisance: how it is to look; position nuisances are halved, the film has its own.
+        findings_rng: decides where findings lie.
+        film_rng: decides noise, objects and markers.
+
+    Raises:
+        ConfigError: picture and mask cannot be read or do not fit.
+    """
+    from training.phantom_film import Film, draw_findings, zones_of
+
+    image, lungs = _position(*_read_pair(host), nuisance)
+    rows = np.nonzero((lungs > 0).any(axis=1))[0]
+    pixel_mm = float(np.clip(LUNG_HEIGHT_MM / max(np.ptp(rows) * 0.93, 1.0), 0.30, 0.75))
+    field = Field(lungs, zones_of(lungs), lung_thickness(lungs, pixel_mm), pixel_mm)
+    drawing = draw_findings(plan, field, findings_rng)
+    grey = image.astype(np.float32) / 255
+    contrast = SOFT_PER_MM * (1 - SCATTER_FRACTION) * cv2.GaussianBlur(drawing.soft_mm, (0, 0), 0.4 / pixel_mm)
+    headroom = np.clip((0.97 - grey) / 0.45, 0, 1) ** 0.7
+    grey = grey + np.float32(_slope(grey, lungs)) * contrast * headroom
+    metal = DEVICE_PER_MM * (1 - SCATTER_FRACTION) * devices(nuisance, (grey.shape[0], grey.shape[1]), pixel_mm, film_rng)
+    grey = grey + (0.97 - grey) * (1 - np.exp(-metal)) * (grey < 0.97)
+    grey = _reprocess(grey.astype(np.float32), nuisance, pixel_mm, film_rng)
+    grey = np.maximum(grey, markers(nuisance, (grey.shape[0], grey.shape[1]), film_rng))
+    return Film(np.round(grey * 255).astype(np.uint8), lungs, pixel_mm, drawing)
