@@ -145,7 +145,7 @@ class Campaign:
     def _record_archive(self) -> None:
         """Keep the archive's path, which may name people, where it goes when `private` is deleted."""
         place = self.folder / "private" / "archive.json"
-        content: dict[str, object] = {"archive_root_hex": os.fsencode(self.archive_root.resolve()).hex()}
+        content: dict[str, object] = {"archive_root_hex": os.fsencode(self.archive_root.absolute()).hex()}
         if not place.exists() or _read_json(place) != content:
             write_json(place, content, mode=PRIVATE_FILE_MODE)
 

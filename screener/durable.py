@@ -39,15 +39,24 @@ def replace_file(path: Path, write: Callable[[Path], object], *, mode: int = 0o6
     except (OSError, pl.exceptions.PolarsError) as error:
         temporary.unlink(missing_ok=True)
         raise ReportError(
-            f"cannot write {path.name} of the campaign: {_cause(error)}; what was written before is "
-            "complete: make room or fix the folder, then run the same command again"
+            f"cannot write {path.name}: {_cause(error)}; what was written before is complete: "
+            "make room or fix the folder, then run the same command again"
         ) from error
 
 
 def remove_file(path: Path) -> None:
-    """Delete a file durably; one that is not there is fine."""
-    path.unlink(missing_ok=True)
-    _sync(path.parent)
+    """Delete a file durably; one that is not there is fine.
+
+    Raises:
+        ReportError: it cannot be deleted.
+    """
+    try:
+        path.unlink(missing_ok=True)
+        _sync(path.parent)
+    except OSError as error:
+        raise ReportError(
+            f"cannot delete {path.name}: {_cause(error)}; fix the folder and run again"
+        ) from error
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -67,7 +67,8 @@ def refuse_other(recorded: object, asked: Mapping[str, object]) -> None:
     if differing:
         raise ConfigError(
             f"this campaign was made differently: {'; '.join(differing)}. Choose another --out for a new "
-            "campaign, or run with the bundle, settings, key and archive that made this one"
+            "campaign, or run with the bundle, settings, key and archive that made this one (for an archive "
+            "that moved, put a link where it was)"
         )
 
 

@@ -96,8 +96,11 @@ class Pseudonyms:
         )
 
     def archive_pid(self, archive_root: Path) -> str:
-        """Pseudonym of an archive's resolved root folder."""
-        return self._digest("archive", os.fsencode(archive_root.resolve())).hex()
+        """Pseudonym of an archive's root folder.
+
+        Links are not resolved, so that a link at the old place makes a moved archive the same again.
+        """
+        return self._digest("archive", os.fsencode(archive_root.absolute())).hex()
 
     def shifted_date(self, study_date: str | None, pseudonyms: ImagePseudonyms) -> date | None:
         """Study Date (DICOM DA) moved by the subject's keyed shift; None when missing or not a date.

@@ -36,6 +36,8 @@ def resolve(campaign: Path, table: Table = "studies") -> pl.DataFrame:
     """
     if not (campaign / "campaign.json").exists():
         raise ConfigError("this folder is not a campaign: it has no campaign.json")
+    if table == "studies" and not (campaign / "studies.parquet").exists():
+        raise ConfigError("this campaign has no studies yet: let screener run end first, or ask for images")
     if not (campaign / "private").exists():
         raise ConfigError(
             "this campaign is anonymous: its private folder was deleted, nothing can be resolved"
@@ -57,8 +59,6 @@ def resolve(campaign: Path, table: Table = "studies") -> pl.DataFrame:
 
 def write_resolved(resolved: pl.DataFrame, out: Path, campaign: Path) -> None:
     """Write a resolved report as CSV (UTF-8 with byte order mark, which spreadsheets need), mode 0600.
-
-    Lists are joined by spaces.
 
     Raises:
         ConfigError: `out` lies in the campaign folder but not in its private folder.

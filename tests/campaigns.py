@@ -131,11 +131,13 @@ def rejected(
     )
 
 
-def open_campaign(root: Path, *, fingerprint: Fingerprint = FINGERPRINT, part_rows: int = 4) -> Campaign:
-    """Open `root/campaign` over `root/archive`."""
+def open_campaign(
+    root: Path, *, name: str = "campaign", fingerprint: Fingerprint = FINGERPRINT, part_rows: int = 4
+) -> Campaign:
+    """Open `root/campaign`, or another name, over `root/archive`."""
     (root / "archive").mkdir(parents=True, exist_ok=True)
     return Campaign.open(
-        root / "campaign",
+        root / name,
         archive_root=root / "archive",
         fingerprint=fingerprint,
         pseudonyms=PSEUDONYMS,
@@ -153,10 +155,10 @@ def outcome(found: ArchiveEntry, *, again: bool = False) -> ScreenedImage | Reje
     return screened(number, grade=1 + number % 4)
 
 
-def run_and_retry(root: Path, num_files: int) -> Iterator[str]:
+def run_and_retry(root: Path, num_files: int, name: str = "campaign") -> Iterator[str]:
     """A whole run and a whole retry, naming each file as its row is handed over."""
     walk = [entry(number) for number in range(num_files)]
-    with open_campaign(root) as campaign:
+    with open_campaign(root, name=name) as campaign:
         for retry_reasons in (None, FAILED_REASONS):
             with campaign.writer() as report:
                 for found in campaign.pending(walk, retry_reasons=retry_reasons):
@@ -178,7 +180,7 @@ def _die_at_sync(number: int) -> None:
     os.fsync = fatal
 
 
-if __name__ == "__main__":  # python -m tests.campaigns ROOT NUM_FILES SYNCS: a run that kills itself
-    _die_at_sync(int(sys.argv[3]))
-    for path in run_and_retry(Path(sys.argv[1]), int(sys.argv[2])):
+if __name__ == "__main__":  # python -m tests.campaigns ROOT NAME NUM_FILES SYNCS: a run that kills itself
+    _die_at_sync(int(sys.argv[4]))
+    for path in run_and_retry(Path(sys.argv[1]), int(sys.argv[3]), sys.argv[2]):
         print(path, flush=True)  # noqa: T201 - tells the test what it has handed over

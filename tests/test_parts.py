@@ -36,15 +36,10 @@ NUM_FILES = 24
 REPOSITORY = Path(__file__).parents[1]
 
 
-def images_of(root: Path) -> pl.DataFrame:
+def images_of(root: Path, name: str = "campaign") -> pl.DataFrame:
     """Every row on disk, as a reader of the folder sees them."""
-    return pl.concat(
-        pl.read_parquet(path) for path in sorted((root / "campaign/images").glob("part-*.parquet"))
-    )
-
-
-def file_ids_of(root: Path) -> list[str]:
-    return images_of(root)["file_id"].to_list() if list(root.glob("campaign/images/part-*")) else []
+    empty = pl.DataFrame(schema=schema.polars_schema(schema.IMAGES))
+    return pl.concat([empty, *map(pl.read_parquet, sorted((root / name / "images").glob("part-*.parquet")))])
 
 
 def rows_of(*outcomes: ScreenedImage | Rejection) -> list[FileRows]:
@@ -178,7 +173,7 @@ def test_parts_hold_each_file_once_and_counts_reconcile(
         studies = build_studies(campaign)
         counted = campaign.known
     last = dict(ended)
-    on_disk = images_of(root) if last else pl.DataFrame(schema=schema.polars_schema(schema.IMAGES))
+    on_disk = images_of(root)
     assert sorted(on_disk["file_id"]) == sorted(
         PSEUDONYMS.file_id(entry(number).relative_path) for number in last
     )
@@ -197,36 +192,33 @@ def test_parts_hold_each_file_once_and_counts_reconcile(
 def test_killed_at_any_sync_resumes_to_the_same_report(tmp_path: Path) -> None:
     """Runs that die at their 1st, 2nd, ... sync, each continuing what the last one left."""
     num_files = 60
-    list(run_and_retry(tmp_path / "whole", num_files))
-    root = tmp_path / "killed"
-    root.mkdir()
-    # The archive's pseudonym is part of the fingerprint: both campaigns must screen one archive.
-    (root / "archive").symlink_to(tmp_path / "whole" / "archive")
+    list(run_and_retry(tmp_path, num_files, "whole"))
     before: set[str] = set()
     num_repaired = 0
     for syncs in count(1):
-        command = [sys.executable, "-m", "tests.campaigns", str(root), str(num_files), str(syncs)]
-        done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
+        run = [sys.executable, "-m", "tests.campaigns", str(tmp_path), "killed", str(num_files), str(syncs)]
+        done = subprocess.run(run, cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
         if done.returncode == 0:
             break
         assert done.returncode == -signal.SIGKILL, done.stderr
-        sealed = file_ids_of(root)
+        sealed = images_of(tmp_path, "killed")["file_id"].to_list()
         handed_over = {PSEUDONYMS.file_id(path) for path in done.stdout.split()}
         assert len(handed_over - set(sealed)) <= 4  # at most one part's work is lost
         assert before <= set(sealed)
         num_repaired += len(sealed) - len(set(sealed))
         if sealed:
-            Parts(root / "campaign", {})  # opening repairs, and must not lose a row
-        assert sorted(set(sealed)) == sorted(file_ids_of(root))
+            Parts(tmp_path / "killed", {})  # opening repairs, and must not lose a row
+        assert sorted(set(sealed)) == sorted(images_of(tmp_path, "killed")["file_id"])
         before = set(sealed)
     assert syncs > 10
     assert num_repaired > 0  # at least one run died between a retry's new part and the cut of an older one
-    studies = [(tmp_path / each / "campaign/studies.parquet").read_bytes() for each in ("whole", "killed")]
-    assert studies[0] == studies[1]
-    whole, killed = (images_of(tmp_path / each).sort("file_id") for each in ("whole", "killed"))
+    assert (tmp_path / "whole/studies.parquet").read_bytes() == (
+        tmp_path / "killed/studies.parquet"
+    ).read_bytes()
+    whole, killed = (images_of(tmp_path, name).sort("file_id") for name in ("whole", "killed"))
     assert whole.equals(killed)
     assert len(whole) == num_files
-    assert read_links(tmp_path / "whole/campaign").equals(read_links(root / "campaign"))
+    assert read_links(tmp_path / "whole").equals(read_links(tmp_path / "killed"))
 
 
 def test_crash_between_new_part_and_cut_is_repaired(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
