@@ -99,12 +99,18 @@ def _unpack(words: Words, frame: EncodedFrame, route: str) -> Picture:
     shift = frame.high_bit + 1 - frame.bits_stored
     if 0 < shift <= frame.bits_allocated - frame.bits_stored:
         words = words >> words.dtype.type(shift)
-    return _picture(words, frame.bits_allocated, frame, route)
+    return _picture(words, frame.bits_allocated, frame, route, may_overshoot=False)
 
 
-def _picture(words: Words, precision: int, frame: EncodedFrame, route: str) -> Picture:
+def _picture(
+    words: Words, precision: int, frame: EncodedFrame, route: str, *, may_overshoot: bool
+) -> Picture:
     pixels, corrected = stored_values(
-        words, precision=precision, bits_stored=frame.bits_stored, is_signed=frame.is_signed
+        words,
+        precision=precision,
+        bits_stored=frame.bits_stored,
+        is_signed=frame.is_signed,
+        may_overshoot=may_overshoot,
     )
     return Picture(pixels, 1, route, flags=_corrected(corrected))
 
@@ -124,10 +130,10 @@ def _decode_codestream(frame: EncodedFrame, cover_px: float | None) -> Picture:
     route = f"{route}/{reduction}" if reduction > 1 else route
     if stream.is_signed:
         # The codestream's own sign and precision win, as in every viewer.
-        corrected = not frame.is_signed or frame.bits_stored < stream.precision
+        corrected = not frame.is_signed or frame.bits_stored > stream.precision
         picture = Picture(words.astype(np.int16, copy=False), 1, route, flags=_corrected(corrected))
     else:
-        picture = _picture(words, stream.precision, frame, route)
+        picture = _picture(words, stream.precision, frame, route, may_overshoot=True)
     wavelet = stream.coding in (Coding.JPEG2000, Coding.HTJ2K)
     return replace(picture, reduction=reduction, origin_px=0.5 - reduction / 2 if wavelet else 0.0)
 

@@ -7,6 +7,9 @@ route names it.
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from typing import cast
 
@@ -72,17 +75,44 @@ def _openjpeg(stream: Codestream, reduction: int) -> Words:
         return imagecodecs.jpeg2k_decode(_buffer(stream), numthreads=1)
     with Jpeg2KImageFile(BytesIO(stream.payload)) as image:
         image.reduce = reduction.bit_length() - 1
+        # Pillow rounds the reduced size to the nearest, JPEG 2000 rounds it up (T.800 B-15): multiples of
+        # the reduction suit both.
+        image._size = (_round_up(stream.columns, reduction), _round_up(stream.rows, reduction))
         words: Words = np.asarray(image)
     # Pillow moves signed samples above zero, and all samples to the top of its 8 or 16 bits.
     unshifted: Words = words >> words.dtype.type(8 * words.itemsize - stream.precision)
     if not stream.is_signed:
         return unshifted
-    return (unshifted.astype(np.int32) - 2 ** (stream.precision - 1)).astype(np.int16)
+    signed: Words = (unshifted.astype(np.int32) - 2 ** (stream.precision - 1)).astype(np.int16)
+    return signed
 
 
 def _openjph(stream: Codestream, reduction: int) -> Words:
     skip = reduction.bit_length() - 1
-    return imagecodecs.htj2k_decode(_buffer(stream), skipres=skip or None)
+    with _no_lost_errors():
+        return imagecodecs.htj2k_decode(_buffer(stream), skipres=skip or None)
+
+
+@contextmanager
+def _no_lost_errors() -> Iterator[None]:
+    """Raise what a binding lost on its way out.
+
+    The HTJ2K binding (imagecodecs 2026.3.6) only reports OpenJPH's errors as unraisable and returns the
+    picture as far as it came; without this a damaged film would be screened half black.
+    """
+    lost: list[str] = []
+    previous = sys.unraisablehook
+    sys.unraisablehook = lambda unraisable: lost.append(str(unraisable.exc_value))
+    try:
+        yield
+    finally:
+        sys.unraisablehook = previous
+    if lost:
+        raise RuntimeError(lost[0])
+
+
+def _round_up(side: int, unit: int) -> int:
+    return -(-side // unit) * unit
 
 
 def _buffer(stream: Codestream) -> bytes:

@@ -1,8 +1,8 @@
 """Words as a codec gives them → stored values: unused high bits dropped, sign applied (PS3.5 8.1.1).
 
-The question a reader may have: what if bits above Bits Stored are set? In a few pixels they are an old
-overlay and are dropped. In many they are picture and the tag is wrong, which happens: then it is ignored
-and the picture flagged.
+The question a reader may have: what if bits above Bits Stored are set? In many pixels they are picture and
+the tag is wrong, which happens: then it is ignored and the picture flagged. In a few they are an old
+overlay and are dropped, or, out of a codestream, the overshoot of a lossy or reduced decoding and cut off.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ _WRONG_BITS_SHARE = 0.05
 """Share of pixels with bits above Bits Stored from which they are taken for picture."""
 
 
-def stored_values(words: Words, *, precision: int, bits_stored: int, is_signed: bool) -> tuple[Pixels, bool]:
+def stored_values(
+    words: Words, *, precision: int, bits_stored: int, is_signed: bool, may_overshoot: bool
+) -> tuple[Pixels, bool]:
     """Stored values of a picture and whether Bits Stored had to be corrected.
 
     Args:
@@ -29,6 +31,7 @@ def stored_values(words: Words, *, precision: int, bits_stored: int, is_signed: 
         precision: bits that the coding gives a word, 1 to 16.
         bits_stored: by the header.
         is_signed: by the header.
+        may_overshoot: the words come out of a codestream.
 
     Returns:
         (H, W) uint8, uint16, or int16 when signed.
@@ -40,6 +43,8 @@ def stored_values(words: Words, *, precision: int, bits_stored: int, is_signed: 
         differing = np.count_nonzero(whole != low)
         if differing > _WRONG_BITS_SHARE * words.size:
             return whole, True
+        if may_overshoot and not is_signed:
+            return np.minimum(words, words.dtype.type(2**bits - 1)), corrected
         return low, corrected
     # No bit above Bits Stored is set: unsigned words are the values already.
     return (_extend_sign(words, bits) if is_signed else words), corrected

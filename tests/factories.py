@@ -72,7 +72,7 @@ def chest_picture(
     """A frontal chest as crude shapes with texture and noise, lungs dark, over most of the value range.
 
     Returns:
-        (rows, columns) uint8 up to 8 bits, else uint16; int16 when signed, centred on zero.
+        (rows, columns) uint8 or int8 up to 8 bits, else uint16 or int16; centred on zero when signed.
     """
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[0:rows, 0:columns].astype(np.float32)
@@ -87,7 +87,7 @@ def chest_picture(
     picture += 0.006 * rng.standard_normal((rows, columns)).astype(np.float32)
     picture = np.clip(picture, 0.02, 0.98) * (2**bits - 1)
     if is_signed:
-        return (picture - 2 ** (bits - 1)).round().astype(np.int16)
+        return (picture - 2 ** (bits - 1)).round().astype(np.int8 if bits <= 8 else np.int16)
     return picture.round().astype(np.uint8 if bits <= 8 else np.uint16)
 
 
@@ -95,7 +95,7 @@ def film_dataset(pixels: Pixels, *, bits_stored: int | None = None, **tags: Any)
     """The header of a frontal chest CR image of an invented patient, without pixel data.
 
     Args:
-        pixels: (H, W) uint8, uint16 or int16.
+        pixels: (H, W) uint8, int8, uint16 or int16.
         bits_stored: all allocated bits unless given.
         tags: further elements by keyword; None removes one.
     """
@@ -167,7 +167,9 @@ def encode(pixels: Pixels, transfer_syntax_uid: str, *, bits: int) -> bytes:
     Signed pixels go in as two's complement of `bits` bits, except into JPEG 2000, which knows a sign.
     """
     uid = transfer_syntax_uid
-    words = pixels if pixels.dtype.kind == "u" else (pixels.view(np.uint16) & np.uint16(2**bits - 1))
+    words = pixels.view(f"u{pixels.itemsize}")
+    if pixels.dtype.kind == "i":
+        words = words & words.dtype.type(2**bits - 1)
     if uid == str(RLELossless):
         return _rle(pixels)
     if uid in (str(JPEGLossless), str(JPEGLosslessSV1)):

@@ -10,6 +10,7 @@ import imagecodecs
 import numpy as np
 import numpy.typing as npt
 import pytest
+from pydicom import dcmread
 from pydicom.pixels import get_decoder, pixel_array
 
 from screener.codecs import Picture, decode
@@ -47,7 +48,7 @@ def independent(path: Path, uid: str) -> npt.NDArray[Any]:
     """Pixels by pydicom with a library that the product does not decode with."""
     plugin = {JPEG_LS: "pyjpegls"}.get(uid, "pylibjpeg")
     plugin = plugin if plugin in get_decoder(uid).available_plugins else ""
-    return pixel_array(path, decoding_plugin=plugin)
+    return pixel_array(dcmread(path), decoding_plugin=plugin)
 
 
 @pytest.fixture(scope="module")
@@ -135,10 +136,9 @@ def test_htj2k_has_a_second_library(monkeypatch: pytest.MonkeyPatch) -> None:
         ((3056, 2544), 768, 4),  # 764: within COVER_SHARE
         ((2544, 3056), 768, 4),
         ((2940, 2000), 768, 2),  # 735: not
-        ((1500, 1200), 768, 1),
-        ((1490, 1200), 768, 1),
-        ((1492, 1000), 768, 1),
-        ((1536, 1), 768, 2),
+        ((1500, 1200), 768, 2),
+        ((1490, 1200), 768, 2),
+        ((1488, 1200), 768, 1),
         ((100, 100), None, 1),
         ((6200, 100), 768, 8),
         ((20000, 100), 768, 8),  # 16 is not offered
@@ -171,7 +171,8 @@ def test_reduced_wavelets_keep_the_value_scale(uid: str, bits: int, is_signed: b
         inner = source[: 480 // 4 * 4, : 476 // 4 * 4].astype(float)
         means = inner.reshape(inner.shape[0] // reduction, reduction, -1, reduction).mean((1, 3))
         reduced = picture.pixels[: means.shape[0], : means.shape[1]]
-        assert abs(reduced.mean() - means.mean()) < 0.004 * 2**bits
+        # The 5/3 wavelet's integer steps round up: half a unit for each level.
+        assert abs(reduced.mean() - means.mean()) < 1.2 + 0.002 * 2**bits
         assert np.corrcoef(reduced.ravel(), means.ravel())[0, 1] > 0.97
 
 
