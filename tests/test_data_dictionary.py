@@ -44,10 +44,11 @@ def test_columns_the_field_expects_are_there() -> None:
     """The names of the data dictionary that epidemiologists were promised."""
     images = {column.name for column in schema.IMAGES}
     promised = """image_pid study_pid subject_pid source_sha256 pixel_sha256 modality view_tag photometric
-    intent manufacturer rows cols bits_stored spacing_mm spacing_source status reason quality_grade quality_flags
-    clipped_frac lung_area_cm2_r lung_area_cm2_l mask_valid"""
+    intent manufacturer rows cols bits_stored spacing_mm spacing_source status reason quality_grade
+    quality_flags clipped_frac lung_area_cm2_r lung_area_cm2_l mask_valid"""
     assert set(promised.split()) <= images
     studies = {column.name for column in schema.STUDIES}
     results = """study_date p_normal p_pneumoconiosis p_tb dx_pred p_stage0 p_stage1 p_stage2 p_stage3
-    stage_pred stage_expected stage_consistent tb_coexist_flag n_zones_pos referral threshold_set_id calibrated"""
+    stage_pred stage_expected stage_consistent tb_coexist_flag n_zones_pos referral
+    threshold_set_id calibrated"""
     assert {*results.split(), *schema.ZONE_COLUMNS} <= studies & images
