@@ -15,11 +15,12 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from calibration.model_calibration import Calibration, FittedOn, Thresholds
+from calibration.model_calibration import Calibration, Thresholds
 from calibration.operating_points import OperatingPoint, choose_threshold, operating_curve
 from calibration.prior_shift import label_shift_bias, shift_bias
 from calibration.scaling import Float64, Scaling
 from calibration.temperature import fit_platt, fit_temperature, fit_vector
+from calibration.threshold_set import FittedOn
 
 StageMethod = Literal["temperature", "vector"]
 TB_PRIORITY_SPECIFICITY = 0.98

@@ -10,10 +10,8 @@ Shape letters: N images.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +19,13 @@ import numpy as np
 import numpy.typing as npt
 
 from calibration.errors import CalibrationError
+from calibration.json_files import check_model, content_of, read_json, write_json
 from calibration.scaling import Float64, Scaling
+from calibration.threshold_set import FittedOn, HeadChoice, ThresholdSet
+
+__all__ = ["Calibration", "FittedOn", "Probabilities", "ThresholdSet", "Thresholds"]
 
 CALIBRATION_FORMAT = "screener-calibration/1"
-THRESHOLDS_FORMAT = "screener-thresholds/1"
 NUM_STAGES = 4
 
 
@@ -49,16 +50,6 @@ class Thresholds:
             raise CalibrationError(
                 f"threshold tb_priority {self.tb_priority} is below tb {self.tb}: raise it to at least that"
             )
-
-
-@dataclass(frozen=True, slots=True)
-class FittedOn:
-    """What a calibration was fitted on."""
-
-    num_images: int
-    description: str
-    simulated: bool
-    """True when any of the findings were simulated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +115,7 @@ class Calibration:
         Raises:
             CalibrationError: the hashes differ.
         """
-        _check_model("calibration", self.model_sha256, model_sha256)
+        check_model("calibration", self.model_sha256, model_sha256)
 
     def with_thresholds(self, chosen: ThresholdSet) -> Calibration:
         """Lay a site's threshold set over this calibration.
@@ -132,23 +123,33 @@ class Calibration:
         Raises:
             CalibrationError: the set was chosen for another model.
         """
-        _check_model(f"threshold set {chosen.threshold_set_id}", chosen.model_sha256, self.model_sha256)
+        check_model(f"threshold set {chosen.threshold_set_id}", chosen.model_sha256, self.model_sha256)
+        pneumoconiosis = chosen.pneumoconiosis or self._head("pneumoconiosis", self.prevalence)
+        tb = chosen.tb or self._head("tb", self.tb_prevalence)
+        stage = chosen.stage or self._head("stage", self.prevalence)
+        priority = self.thresholds.tb_priority if tb.priority_threshold is None else tb.priority_threshold
         return replace(
             self,
-            pneumoconiosis=chosen.pneumoconiosis or self.pneumoconiosis,
-            tb=chosen.tb or self.tb,
-            stage=chosen.stage or self.stage,
-            thresholds=chosen.thresholds,
+            pneumoconiosis=pneumoconiosis.scaling,
+            tb=tb.scaling,
+            stage=stage.scaling,
+            thresholds=Thresholds(
+                pneumoconiosis.threshold, tb.threshold, stage.threshold, max(priority, tb.threshold)
+            ),
             threshold_set_id=chosen.threshold_set_id,
             calibrated=self.calibrated or None not in (chosen.pneumoconiosis, chosen.tb, chosen.stage),
             fitted_on=chosen.fitted_on,
-            prevalence=chosen.prevalence,
-            tb_prevalence=chosen.tb_prevalence,
+            prevalence=pneumoconiosis.prevalence,
+            tb_prevalence=tb.prevalence,
         )
+
+    def _head(self, name: str, prevalence: float | None) -> HeadChoice:
+        threshold = getattr(self.thresholds, "stage_positive" if name == "stage" else name)
+        return HeadChoice(getattr(self, name), threshold, prevalence)
 
     def save(self, file: Path) -> None:
         """Write as JSON."""
-        _write(file, {"format": CALIBRATION_FORMAT, **asdict(self)})
+        write_json(file, {"format": CALIBRATION_FORMAT, **asdict(self)})
 
     @classmethod
     def load(cls, file: Path, model_sha256: str | None = None) -> Calibration:
@@ -161,12 +162,12 @@ class Calibration:
         Raises:
             CalibrationError: not readable, not a calibration, out of range, or another model's.
         """
-        return cls.parse(_content(file), file.name, model_sha256)
+        return cls.parse(content_of(file), file.name, model_sha256)
 
     @classmethod
     def parse(cls, content: bytes, name: str, model_sha256: str | None = None) -> Calibration:
         """Read from the bytes of a JSON file called `name`; otherwise as `load`."""
-        fields = _read(content, name, CALIBRATION_FORMAT)
+        fields = read_json(content, name, CALIBRATION_FORMAT)
         try:
             found = cls(**{**fields, **_nested(fields)})
         except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -176,89 +177,7 @@ class Calibration:
         return found
 
 
-@dataclass(frozen=True, slots=True)
-class ThresholdSet:
-    """Thresholds that a site chose from its own readings, for `screener run --thresholds`."""
-
-    model_sha256: str
-    thresholds: Thresholds
-    fitted_on: FittedOn
-    pneumoconiosis: Scaling | None = None
-    """Scaling that the site's readings gave; None keeps the bundle's."""
-    tb: Scaling | None = None
-    stage: Scaling | None = None
-    prevalence: float | None = None
-    tb_prevalence: float | None = None
-
-    @property
-    def threshold_set_id(self) -> str:
-        """`site-` and the beginning of the content's SHA-256: another choice has another name."""
-        content = json.dumps(asdict(self), sort_keys=True).encode()
-        return f"site-{sha256(content).hexdigest()[:12]}"
-
-    def save(self, file: Path) -> None:
-        """Write as JSON."""
-        content = {"format": THRESHOLDS_FORMAT, "threshold_set_id": self.threshold_set_id, **asdict(self)}
-        _write(file, content)
-
-    @classmethod
-    def load(cls, file: Path) -> ThresholdSet:
-        """Read from JSON.
-
-        Raises:
-            CalibrationError: not readable, not a threshold set, edited by hand, or out of range.
-        """
-        fields = _read(_content(file), file.name, THRESHOLDS_FORMAT)
-        named = fields.pop("threshold_set_id", None)
-        try:
-            found = cls(**{**fields, **_nested(fields)})
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise CalibrationError(f"{file.name} is not a complete threshold set: {error}") from error
-        if named != found.threshold_set_id:
-            raise CalibrationError(
-                f"{file.name} was changed after it was written (named {named}, content is "
-                f"{found.threshold_set_id}): choose thresholds again with screener calibrate"
-            )
-        return found
-
-
-def _check_model(what: str, fitted: str, used: str) -> None:
-    if fitted != used:
-        raise CalibrationError(
-            f"{what} was fitted on model {fitted[:12]} and this model is {used[:12]}: one model's scores say "
-            "nothing of another's; fit again with screener calibrate"
-        )
-
-
-def _scaling(fields: Mapping[str, Any] | None) -> Scaling | None:
-    if fields is None:
-        return None
-    return Scaling(fields["kind"], tuple(map(float, fields["weight"])), tuple(map(float, fields["bias"])))
-
-
 def _nested(fields: Mapping[str, Any]) -> dict[str, Any]:
-    heads = {head: _scaling(fields[head]) for head in ("pneumoconiosis", "tb", "stage")}
+    heads = {head: Scaling.of_json(fields[head]) for head in ("pneumoconiosis", "tb", "stage")}
     fitted_on = None if fields["fitted_on"] is None else FittedOn(**fields["fitted_on"])
     return {**heads, "thresholds": Thresholds(**fields["thresholds"]), "fitted_on": fitted_on}
-
-
-def _write(file: Path, content: Mapping[str, Any]) -> None:
-    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-def _content(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise CalibrationError(f"{file.name} cannot be read: {error.strerror}") from error
-
-
-def _read(content: bytes, name: str, expected_format: str) -> dict[str, Any]:
-    try:
-        fields = json.loads(content.decode("utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CalibrationError(f"{name} cannot be read: not JSON") from error
-    found = fields.pop("format", None) if isinstance(fields, dict) else None
-    if found != expected_format:
-        raise CalibrationError(f"{name} has format {found}: expected {expected_format}")
-    return dict(fields)

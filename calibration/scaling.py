@@ -10,8 +10,9 @@ Shape letters: N images, K classes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -69,6 +70,16 @@ class Scaling:
     def identity(cls, num_classes: int) -> Scaling:
         """The network's own probabilities."""
         return cls("identity", (1.0,) * num_classes, (0.0,) * num_classes)
+
+    @classmethod
+    def of_json(cls, fields: Mapping[str, Any]) -> Scaling:
+        """From the fields of a JSON object.
+
+        Raises:
+            KeyError, TypeError, ValueError: fields are missing or not numbers.
+            CalibrationError: numbers that are no scaling.
+        """
+        return cls(fields["kind"], tuple(map(float, fields["weight"])), tuple(map(float, fields["bias"])))
 
     def label(self, logits_N: npt.ArrayLike) -> Float64:
         """Probabilities (N,) of an independent label from its log-odds (N,)."""

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from calibration.errors import CalibrationError
 from calibration.fitting import Requirements, fit_calibration, fit_label, fit_stage, tb_priority_threshold
-from calibration.model_calibration import Calibration, FittedOn, Thresholds, ThresholdSet
+from calibration.model_calibration import Calibration, Thresholds
 from calibration.reliability import expected_calibration_error, top_label
 from calibration.scaling import Scaling, sigmoid
+from calibration.threshold_set import FittedOn, HeadChoice, ThresholdSet
 
 MODEL, OTHER = "a" * 64, "b" * 64
 FITTED_ON = FittedOn(400, "simulated opacities in real films", simulated=True)
@@ -38,10 +39,8 @@ def fitted() -> Calibration:
 def chosen() -> ThresholdSet:
     return ThresholdSet(
         MODEL,
-        Thresholds(0.1, 0.2, 0.15, 0.7),
         FittedOn(120, "site readings", simulated=False),
-        pneumoconiosis=Scaling("platt", (0.4,), (-2.0,)),
-        prevalence=0.06,
+        pneumoconiosis=HeadChoice(Scaling("platt", (0.4,), (-2.0,)), 0.1, prevalence=0.06),
     )
 
 
@@ -119,26 +118,36 @@ def test_a_threshold_set_survives_its_file_and_names_itself_by_content(tmp_path:
     file = tmp_path / "thresholds.json"
     chosen().save(file)
     assert ThresholdSet.load(file) == chosen()
-    assert replace(chosen(), prevalence=0.02).threshold_set_id != chosen().threshold_set_id
+    other = replace(chosen(), pneumoconiosis=HeadChoice(Scaling("platt", (0.4,), (-2.0,)), 0.11, 0.06))
+    assert other.threshold_set_id != chosen().threshold_set_id
 
 
 def test_a_threshold_set_replaces_only_what_the_site_read() -> None:
     bundle = fitted()
     site = bundle.with_thresholds(chosen())
-    assert site.pneumoconiosis == chosen().pneumoconiosis
+    assert site.pneumoconiosis == Scaling("platt", (0.4,), (-2.0,))
     assert (site.tb, site.stage) == (bundle.tb, bundle.stage)
-    assert site.thresholds == chosen().thresholds
+    assert site.thresholds == replace(bundle.thresholds, pneumoconiosis=0.1)
     assert site.threshold_set_id == chosen().threshold_set_id
     assert site.calibrated
-    assert site.prevalence == 0.06
+    assert (site.prevalence, site.tb_prevalence) == (0.06, bundle.tb_prevalence)
     assert not Calibration.identity(MODEL).with_thresholds(chosen()).calibrated
+
+
+def test_a_site_threshold_above_the_bundles_priority_raises_that_too() -> None:
+    high = replace(chosen(), tb=HeadChoice(Scaling("platt", (1.0,), (0.0,)), 0.95, prevalence=None))
+    assert Calibration.identity(MODEL).with_thresholds(high).thresholds.tb_priority == 0.95
+    both = replace(
+        chosen(), tb=HeadChoice(Scaling("platt", (1.0,), (0.0,)), 0.2, None, priority_threshold=0.6)
+    )
+    assert Calibration.identity(MODEL).with_thresholds(both).thresholds.tb_priority == 0.6
 
 
 def test_a_threshold_set_edited_by_hand_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "thresholds.json"
     chosen().save(file)
     content = json.loads(file.read_text())
-    content["thresholds"]["tb"] = 0.01
+    content["pneumoconiosis"]["threshold"] = 0.01
     file.write_text(json.dumps(content))
     with pytest.raises(CalibrationError, match="changed after it was written"):
         ThresholdSet.load(file)
