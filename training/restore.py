@@ -51,16 +51,33 @@ def _config(model: bytes) -> dict[str, Any]:
 
 
 def _load(network: nn.Module, model: bytes) -> None:
+    unused = {name for name, weight in network.named_parameters() if not weight.requires_grad}
     fold_normalisation(network.eval())
-    weights: dict[str, Tensor] = {}
-    for constant in onnx.load_from_string(model).graph.initializer:
-        values = torch.from_numpy(numpy_helper.to_array(constant).copy()).float()
-        weights[constant.name.removesuffix("_half")] = values
-    expected = network.state_dict()
-    wanted = {name for name in expected if not name.endswith("num_batches_tracked")}
-    missing = sorted(
-        name for name in wanted if name not in weights or weights[name].shape != expected[name].shape
-    )
+    weights = _constants(model)
+    expected = {name: weight.shape for name, weight in network.state_dict().items() if name not in unused}
+    wanted = [name for name in expected if not name.endswith("num_batches_tracked")]
+    missing = [name for name in wanted if name not in weights or weights[name].shape != expected[name]]
     if missing:
         raise BundleError(f"the graph lacks weights of the network: {', '.join(missing[:5])}")
     network.load_state_dict({name: weights[name] for name in wanted}, strict=False)
+
+
+def _constants(model: bytes) -> dict[str, Tensor]:
+    """Weights by the network's own names.
+
+    The exporter stores a linear layer over a tensor of rank 3 transposed and without its name; it is
+    recognised by the bias added to its product.
+    """
+    graph = onnx.load_from_string(model).graph
+    weights = {
+        constant.name.removesuffix("_half"): torch.from_numpy(numpy_helper.to_array(constant).copy()).float()
+        for constant in graph.initializer
+    }
+    products = {node.output[0]: node.input[1] for node in graph.node if node.op_type == "MatMul"}
+    for node in graph.node:
+        names = set(node.input)
+        product = next((name for name in names if name in products), None)
+        bias = next((name for name in names if name.endswith(".bias")), None)
+        if node.op_type == "Add" and product and bias:
+            weights[bias.removesuffix("bias") + "weight"] = weights[products[product]].T
+    return weights
