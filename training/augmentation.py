@@ -1,8 +1,8 @@
 """Batches of pictures and masks to randomly changed ones, on whatever device they are on.
 
 Every draw comes from the generator that is passed in, so that a resumed run repeats exactly. The decision a
-reader would question: pictures are never mirrored, because right and left lung are different outputs, the heart
-is on one side, and a mirrored film is a real fault that must not look normal.
+reader would question: pictures are never mirrored, because right and left lung are different outputs, the
+heart is on one side, and a mirrored film is a real fault that must not look normal.
 
 Shape letters: N images, K channels, M side.
 """

@@ -104,7 +104,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ConfigError(f"weight file holds more than tensors or is damaged: {type(error).__name__}") from error
+        raise ConfigError(
+            f"weight file holds more than tensors or is damaged: {type(error).__name__}"
+        ) from error
     if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
         loaded = loaded["state_dict"]
     if not isinstance(loaded, Mapping) or not all(isinstance(v, Tensor) for v in loaded.values()):
@@ -148,5 +150,7 @@ def import_backbone(backbone: DenseNet121, weights: Mapping[str, Tensor]) -> Non
             found.setdefault(name, tensor)
         elif name not in found or found[name].shape != tensor.shape:
             shape = tuple(found[name].shape) if name in found else "nothing"
-            raise ConfigError(f"weights do not fit DenseNet-121: {name} is {shape}, expected {tuple(tensor.shape)}")
+            raise ConfigError(
+                f"weights do not fit DenseNet-121: {name} is {shape}, expected {tuple(tensor.shape)}"
+            )
     backbone.load_state_dict({name: found[name] for name in wanted})

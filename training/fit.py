@@ -1,8 +1,9 @@
 """The training loop: a task and a recipe to checkpoints, metrics and learning curves.
 
-Runs on one CPU, one GPU or several through Lightning Fabric. The decision a reader would question: no state of
-a data loader is saved. Order and augmentation of step s in epoch e are drawn from a generator seeded by
-(seed, e, s, rank), so that a run continued from a checkpoint draws exactly what the uninterrupted run would have.
+Runs on one CPU, one GPU or several through Lightning Fabric. The decision a reader would question: no state
+of a data loader is saved. Order and augmentation of step s in epoch e are drawn from a generator seeded by
+(seed, e, s, rank), so that a run continued from a checkpoint draws exactly what the uninterrupted run would
+have.
 """
 
 from __future__ import annotations
@@ -68,19 +69,38 @@ def seeded(seed: int, *numbers: int) -> torch.Generator:
 
 
 class Trainer:
-    """Holds what a checkpoint holds, and moves it forward step by step."""
+    """Holds what a checkpoint holds, and moves it forward step by step.
 
-    def __init__(self, network: nn.Module, task: Task, recipe: FitRecipe, folder: Path) -> None:
+    Args:
+        network: what is trained.
+        task: films and loss.
+        recipe: optimiser, schedule and hardware.
+        folder: run folder.
+        compiled: the part of the network that is worth compiling; None compiles all of it.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        task: Task,
+        recipe: FitRecipe,
+        folder: Path,
+        *,
+        compiled: nn.Module | None = None,
+    ) -> None:
         if recipe.threads:
             torch.set_num_threads(recipe.threads)
         self.task, self.recipe, self.folder = task, recipe, folder
-        self.fabric = Fabric(accelerator=recipe.accelerator, devices=recipe.devices, precision=recipe.precision)
+        self.fabric = Fabric(
+            accelerator=recipe.accelerator, devices=recipe.devices, precision=recipe.precision
+        )
         self.fabric.launch()
         self.average = copy.deepcopy(network).eval().requires_grad_(requires_grad=False)
         optimiser = torch.optim.AdamW(_groups(network, recipe.weight_decay), lr=recipe.learning_rate)
-        compiled = torch.compile(network) if recipe.compile else network
+        if recipe.compile:
+            (compiled or network).compile()
         self.plain = network
-        self.network, self.optimiser = self.fabric.setup(compiled, optimiser)
+        self.network, self.optimiser = self.fabric.setup(network, optimiser)
         self.average = self.fabric.to_device(self.average)
         self.epoch, self.step = 0, 0
         self.rows: list[dict[str, float]] = []
@@ -196,7 +216,12 @@ def describe_run(folder: Path, recipe: object) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "recipe.toml").write_text(to_toml(recipe), encoding="utf-8")
     versions = {"python": platform.python_version(), "torch": torch.__version__, "polars": pl.__version__}
-    facts = {"git_commit": _git_commit(), "versions": versions, "machine": platform.machine(), "argv": sys.argv[1:]}
+    facts = {
+        "git_commit": _git_commit(),
+        "versions": versions,
+        "machine": platform.machine(),
+        "argv": sys.argv[1:],
+    }
     (folder / "run.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 

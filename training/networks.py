@@ -1,9 +1,9 @@
 """The two networks of a bundle: canvas to lungs, and canvas with lungs to diagnosis, stage and zones.
 
-Both take the canvas itself and keep every step up to the logits inside, so that the exported graph is the whole
-definition. The decision a reader would question: what lies outside the widened lungs is blanked before the
-backbone sees it. Borders, markers and the shape of the shoulders tell a film's source, and the source tells
-the label in every public collection.
+Both take the canvas itself and keep every step up to the logits inside, so that the exported graph is the
+whole definition. The decision a reader would question: what lies outside the widened lungs is blanked
+before the backbone sees it. Borders, markers and the shape of the shoulders tell a film's source, and the
+source tells the label in every public collection.
 
 Shape letters: N images, S side of the canvas, M side of the masks, C side of the crop.
 """
@@ -77,8 +77,8 @@ class SegmentationNetwork(nn.Module):
             canvas: float32 (N, 1, 768, 768) in [0, 1].
 
         Returns:
-            `lungs` (N, 2, 256, 256) probability, patient right (image left) then left; `box` (N, 4) top, left,
-            bottom, right in canvas pixels; `frontal_logit` (N, 1).
+            `lungs` (N, 2, 256, 256) probability, patient right (image left) then left; `box` (N, 4) top,
+            left, bottom, right in canvas pixels; `frontal_logit` (N, 1).
         """
         pooled = functional.avg_pool2d(canvas, CANVAS_SIDE // MASK_SIDE)
         lung_logits, frontal_logit = self.logits(pooled)
@@ -102,8 +102,8 @@ class LungCrop(nn.Module):
 class LungClassifier(nn.Module):
     """Grey crop and its lung masks to diagnosis, stage and zone logits and activation maps.
 
-    Diagnosis: a 1 x 1 convolution gives one activation map per disease; its log-mean-exp over the lungs is the
-    logit, so the map is exactly what the logit is made of. Zones: features averaged over each zone, one
+    Diagnosis: a 1 x 1 convolution gives one activation map per disease; its log-mean-exp over the lungs is
+    the logit, so the map is exactly what the logit is made of. Zones: features averaged over each zone, one
     linear layer shared by all six. Stage: expected numbers of zones at each level, lung-mean and zone-max
     features, one hidden layer.
     """
@@ -117,7 +117,9 @@ class LungClassifier(nn.Module):
         self.zones = nn.Linear(features, 4)
         self.stage_hidden = nn.Linear(2 * features + 10, 64)
         self.stage = nn.Linear(64, 1 if config.stage_head == "ordinal" else 4)
-        self.cut_points = nn.Parameter(torch.tensor([0.0, 1.0, 1.0]), requires_grad=config.stage_head == "ordinal")
+        self.cut_points = nn.Parameter(
+            torch.tensor([0.0, 1.0, 1.0]), requires_grad=config.stage_head == "ordinal"
+        )
 
     def forward(self, crop: Tensor, lungs: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Classify crops.
@@ -132,7 +134,7 @@ class LungClassifier(nn.Module):
         """
         features = self.backbone(self.prepare(crop, lungs)).float()
         pool = crop.shape[-1] // features.shape[-1]
-        # Zone lines to an eighth of a cell are fine enough; at full size the maps would cost more than they give.
+        # Zone lines to an eighth of a cell are fine enough; full-size maps would cost more than they give.
         maps = functional.avg_pool2d(zone_maps(functional.avg_pool2d(lungs, 4)), pool // 4)
         weights = maps / maps.sum(dim=(2, 3), keepdim=True).clamp_min(1e-3)
         zone_features = torch.einsum("nzhw,nchw->nzc", weights, features)
@@ -170,6 +172,7 @@ class ClassificationNetwork(nn.Module):
 
     def __init__(self, config: ClassificationConfig) -> None:
         super().__init__()
+        self.config = config
         self.crop = LungCrop(config)
         self.classifier = LungClassifier(config)
 

@@ -1,8 +1,8 @@
 """Recipe files (TOML) to frozen records, and records back to TOML beside the checkpoint.
 
-One file describes a run completely: data, splits, network, optimiser, schedule, augmentation, seed. The decision
-a reader would question: an unknown key is an error, never ignored, because a misspelt setting would silently
-train something else than its author believes.
+One file describes a run completely: data, splits, network, optimiser, schedule, augmentation, seed. The
+decision a reader would question: an unknown key is an error, never ignored, because a misspelt setting
+would silently train something else than its author believes.
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ class FitRecipe:
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 1 or self.learning_rate <= 0 or not 0 <= self.ema_decay < 1:
-            raise ConfigError("fit: epochs and batch_size start at 1, learning_rate above 0, ema_decay in [0, 1)")
+            raise ConfigError(
+                "fit: epochs and batch_size start at 1, learning_rate above 0, ema_decay in [0, 1)"
+            )
 
 
 def load_recipe(path: Path, kind: type[Recipe]) -> Recipe:

@@ -132,7 +132,9 @@ def mask_on_canvas(labelled: UInt8, letterbox: Letterbox) -> UInt8:
     )
     out = np.zeros((MASK_SIDE, MASK_SIDE), np.uint8)
     for lung in (1, 2):
-        soft = cv2.warpAffine((labelled == lung).astype(np.float32), matrix, out.shape, flags=cv2.INTER_LINEAR)
+        soft = cv2.warpAffine(
+            (labelled == lung).astype(np.float32), matrix, out.shape, flags=cv2.INTER_LINEAR
+        )
         out[soft >= 0.5] = lung
     return out
 
@@ -143,7 +145,7 @@ def read_pairs(index: Path) -> list[_Film]:
     Raises:
         ConfigError: missing column or unreadable file; names file and row.
     """
-    table = _read_index(index, {"image", "mask", "convention", "patient_group"})
+    table = read_index(index, {"image", "mask", "convention", "patient_group"})
     films = []
     for row, pair in enumerate(table.iter_rows(named=True), start=2):
         if not pair["convention"].startswith(ANATOMICAL):
@@ -170,7 +172,7 @@ def read_films(index: Path, *, licence_excludes: str = "NC") -> list[_Film]:
     Raises:
         ConfigError: missing column or unreadable file; names file and row.
     """
-    table = _read_index(index, {"file", "view", "orientation", "licence", "patient_group"})
+    table = read_index(index, {"file", "view", "orientation", "licence", "patient_group"})
     films = []
     for row, film in enumerate(table.iter_rows(named=True), start=2):
         name = Path(film["file"]).name
@@ -180,6 +182,31 @@ def read_films(index: Path, *, licence_excludes: str = "NC") -> list[_Film]:
         canvas, _ = _canvas(read_grey(index.parent / film["file"], where), where)
         frontal = film["orientation"] == "upright" and film["view"] != "lateral"
         films.append(_Film(pooled_canvas(canvas), None, frontal, film["patient_group"], name.split("_")[0]))
+    return films
+
+
+def read_cohort_films(folder: Path) -> list[_Film]:
+    """Pictures of a cohort folder with their exact masks; those that are not frontal chests have empty masks.
+
+    Only phantoms are read: the masks of real films in a cohort are a network's own.
+
+    Raises:
+        ConfigError: no cohort there, or an unreadable file; names the row.
+    """
+    try:
+        table = pl.read_parquet(folder / "cohort.parquet").filter(pl.col("source") == "phantom")
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise ConfigError(f"{folder.name}/cohort.parquet cannot be read: {type(error).__name__}") from error
+    films = []
+    for row, film in enumerate(table.iter_rows(named=True), start=1):
+        where = f"{folder.name}/cohort.parquet row {row}"
+        canvas = read_grey(folder / film["canvas"], where).astype(np.float32) / 255
+        mask = np.zeros((MASK_SIDE, MASK_SIDE), np.uint8)
+        if film["lungs"] is not None:
+            mask = read_grey(folder / film["lungs"], where)
+        films.append(
+            _Film(pooled_canvas(canvas), mask, film["view"] == "frontal", film["subject_id"], "phantom")
+        )
     return films
 
 
@@ -213,7 +240,12 @@ def _canvas(grey: UInt8, where: str) -> tuple[npt.NDArray[np.float32], Letterbox
         raise ConfigError(f"{where}: {error}") from error
 
 
-def _read_index(index: Path, wanted: set[str]) -> pl.DataFrame:
+def read_index(index: Path, wanted: set[str]) -> pl.DataFrame:
+    """Read an index file (CSV), every value as text.
+
+    Raises:
+        ConfigError: not readable, or a wanted column is missing.
+    """
     try:
         table = pl.read_csv(index, infer_schema=False)
     except (OSError, pl.exceptions.PolarsError) as error:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+import polars as pl
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -59,6 +60,13 @@ class SegmentationRecipe:
     """Index of image and mask pairs, below the data folder."""
     films: str | None = "cxr/labels.csv"
     """Index of films without masks for the frontal head, below the data folder."""
+    cohorts: tuple[str, ...] = ()
+    """Cohort folders below the data folder: phantoms bring exact masks, and pictures that are not frontal
+    chests."""
+    repeat_real: int = 2
+    """How often a film with a real mask is seen in an epoch."""
+    initial_run: str | None = None
+    """Run folder below the data folder whose weights to start from."""
     network: SegmentationConfig = field(default_factory=SegmentationConfig)
     augmentation: SegmentationAugmentation = field(default_factory=SegmentationAugmentation)
     fit: FitRecipe = field(default_factory=FitRecipe)
@@ -101,7 +109,12 @@ class SegmentationTask:
         dice_loss = (soft_dice_loss(lung_logits, batch.lungs) * batch.mask_weight[:, :, 0, 0]).mean() / known
         frontal_loss = functional.binary_cross_entropy_with_logits(frontal_logit, batch.frontal)
         total = pixel_loss + dice_loss + self.augmentation.frontal_weight * frontal_loss
-        terms = {"loss": total, "loss_pixel": pixel_loss, "loss_dice": dice_loss, "loss_frontal": frontal_loss}
+        terms = {
+            "loss": total,
+            "loss_pixel": pixel_loss,
+            "loss_dice": dice_loss,
+            "loss_frontal": frontal_loss,
+        }
         return LossTerms(total, {name: float(value.detach()) for name, value in terms.items()})
 
     @torch.no_grad()
@@ -128,7 +141,9 @@ class SegmentationTask:
     def _augmented(self, batch: _Batch, generator: torch.Generator) -> _Batch:
         shares = self.augmentation
         count = batch.picture.shape[0]
-        matrices = random_affine(count, AffineRange(rotation_deg=9, log_scale=0.22, log_aspect=0.2), generator)
+        matrices = random_affine(
+            count, AffineRange(rotation_deg=9, log_scale=0.22, log_aspect=0.2), generator
+        )
         draw = uniform(generator, (count,), 0, 1)
         close = draw < shares.close_up
         matrices[close] = _close_up(int(close.sum()), generator)
@@ -216,3 +231,34 @@ class PooledSegmentation(nn.Module):
     def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
         """See `SegmentationNetwork.logits`."""
         return self.network.logits(pooled)
+
+
+@torch.inference_mode()
+def held_out_dice(network: SegmentationNetwork, films: SegmentationFilms) -> pl.DataFrame:
+    """One row a film: Dice of both lungs together and of each, and the frontal log-odds.
+
+    Args:
+        network: in evaluation mode.
+        films: the held-out part.
+    """
+    device = next(network.parameters()).device
+    rows = []
+    for place in range(len(films)):
+        batch = _batch(films, np.array([place]), device)
+        lung_logits, frontal_logit = network.logits(batch.picture)
+        found, truth = lung_logits > 0, batch.lungs > 0.5
+        known = bool(films.has_mask[place])
+        both = dice_coefficient(found.amax(dim=1), truth.amax(dim=1))
+        right, left = (dice_coefficient(found[:, lung], truth[:, lung]) for lung in (0, 1))
+        rows.append(
+            {
+                "patient": films.patients[place],
+                "source": films.sources[place],
+                "frontal": bool(films.frontal[place]),
+                "frontal_logit": float(frontal_logit),
+                "dice": float(both) if known else None,
+                "dice_right": float(right) if known else None,
+                "dice_left": float(left) if known else None,
+            }
+        )
+    return pl.DataFrame(rows)

@@ -1,7 +1,8 @@
 """Patients to training, calibration and test parts, stratified, written to a file.
 
-The decision a reader would question: patients are dealt out by a seeded hash order within each stratum, not by a
-random draw over films, so that a patient's films always stay together and adding films later moves few patients.
+The decision a reader would question: patients are dealt out by a seeded hash order within each stratum, not
+by a random draw over films, so that a patient's films always stay together and adding films later moves few
+patients.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def split_by_patient(
 
     Args:
         patients: patient of every film.
-        strata: stratum of every film; a patient counts in the stratum of the first of its films in sorted order.
+        strata: stratum of every film; a patient counts in that of the first of its films in sorted order.
         shares: of training, calibration and test patients; sum 1.
         seed: changes who goes where.
 

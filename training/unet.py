@@ -1,12 +1,14 @@
 """A U-Net that works at half its input's resolution and answers at full resolution.
 
 A stride-2 stem and a pixel-shuffle head bracket an ordinary U-Net (Ronneberger et al. 2015). The decision a
-reader would question: at 256 pixels the first and last full-resolution blocks cost four fifths of the work and
-add nothing to lung outlines, and 32-channel blocks are the narrowest that processors with matrix units run
-well, so width is kept and resolution halved.
+reader would question: at 256 pixels the first and last full-resolution blocks cost four fifths of the work
+and add nothing to lung outlines, and 32-channel blocks are the narrowest that processors with matrix units
+run well, so width is kept and resolution halved.
 """
 
 from __future__ import annotations
+
+import itertools
 
 import torch
 from torch import Tensor, nn
@@ -40,10 +42,12 @@ class UNet(nn.Module):
         super().__init__()
         widths = [base * 2 ** min(level, 3) for level in range(depth + 1)]
         self.stem = nn.Sequential(
-            nn.Conv2d(1, base, 5, stride=2, padding=2, bias=False), nn.BatchNorm2d(base), nn.ReLU(inplace=True)
+            nn.Conv2d(1, base, 5, stride=2, padding=2, bias=False),
+            nn.BatchNorm2d(base),
+            nn.ReLU(inplace=True),
         )
         self.first = ConvBlock(base, base)
-        self.down = nn.ModuleList(ConvBlock(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.down = nn.ModuleList(ConvBlock(a, b) for a, b in itertools.pairwise(widths))
         self.up = nn.ModuleList(
             ConvBlock(below + here, here) for here, below in zip(widths[-2::-1], widths[:0:-1], strict=True)
         )

@@ -1,0 +1,246 @@
+"""Lung crops to the multi-task loss: differential diagnosis, stage and zone profusion.
+
+The decision a reader would question: the zone term is there although no report prints zone levels as a
+result. Six graded zones a film are the densest supervision there is, and stage follows from them by rule.
+
+Shape letters: N films, C side of the crop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from training.augmentation import AffineRange, ToneRange, random_affine, random_tone, warp
+from training.crops import MISSING, CropFilms
+from training.fit import LossTerms
+from training.networks import ClassificationConfig, LungClassifier
+from training.recipe import FitRecipe
+
+TaskName = Literal["diagnosis", "stage", "zones"]
+TASKS: tuple[TaskName, ...] = ("diagnosis", "stage", "zones")
+
+
+@dataclass(frozen=True, slots=True)
+class LossRecipe:
+    """Terms of the multi-task loss."""
+
+    tasks: tuple[str, ...] = TASKS
+    """Heads that are trained; a head left out keeps its random weights."""
+    diagnosis_weight: float = 1.0
+    stage_weight: float = 1.0
+    zones_weight: float = 1.0
+    label_smoothing: float = 0.02
+    """Of diagnosis and stage."""
+    class_weighting: bool = True
+    """Weigh stages by the inverse square root of their share in the training part."""
+    uncertainty_weighting: bool = False
+    """Learn the weights between tasks (Kendall et al. 2018) instead of taking them from the recipe."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClassificationRecipe:
+    """A classification run."""
+
+    cohorts: tuple[str, ...] = ("cohort",)
+    """Cohort folders, below the data folder."""
+    segmentation: str = "segmentation"
+    """Run folder of the segmentation network that makes the crops, below the runs folder."""
+    initial_weights: str | None = None
+    """DenseNet-121 weights of torchvision or CheXNet layout to start from."""
+    initial_run: str | None = None
+    """Run folder below the runs folder whose weights to start from, all heads included."""
+    train_side: int | None = None
+    """Crops are reduced to this side while training; None trains at the crop's own side."""
+    network: ClassificationConfig = field(default_factory=ClassificationConfig)
+    loss: LossRecipe = field(default_factory=LossRecipe)
+    fit: FitRecipe = field(default_factory=FitRecipe)
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """What a classifier says of films."""
+
+    diagnosis: npt.NDArray[np.float32]
+    """(N, 2) log-odds of pneumoconiosis and tuberculosis."""
+    stage: npt.NDArray[np.float32]
+    """(N, 4) class logits."""
+    zones: npt.NDArray[np.float32]
+    """(N, 6, 4) level logits."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Targets:
+    diagnosis: Tensor
+    """(N, 2)."""
+    stage: Tensor
+    """(N,)."""
+    zones: Tensor
+    """(N, 6)."""
+
+
+class WeightedClassifier(nn.Module):
+    """A classifier and the learnt log-variances of its tasks: what the optimiser sees."""
+
+    def __init__(self, config: ClassificationConfig) -> None:
+        super().__init__()
+        self.classifier = LungClassifier(config)
+        self.log_variance = nn.Parameter(torch.zeros(len(TASKS)))
+
+    def forward(self, crop: Tensor, lungs: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """See `LungClassifier`."""
+        outputs: tuple[Tensor, Tensor, Tensor, Tensor] = self.classifier(crop, lungs)
+        return outputs
+
+
+class ClassificationTask:
+    """Training and validation films and the loss on them."""
+
+    def __init__(
+        self,
+        films: CropFilms,
+        *,
+        train: npt.NDArray[np.int64],
+        validation: npt.NDArray[np.int64],
+        loss: LossRecipe,
+        train_side: int | None = None,
+    ) -> None:
+        self.films, self.train, self.validation, self.recipe = films, train, validation, loss
+        self.train_side = train_side
+        self.targets = _targets(films)
+        self.stage_weight = _stage_weights(self.targets.stage[torch.from_numpy(train)])
+
+    @property
+    def num_train(self) -> int:
+        """Films in the training part."""
+        return len(self.train)
+
+    def loss(self, network: nn.Module, indices: Tensor, generator: torch.Generator) -> LossTerms:
+        """Weighted sum of the tasks' losses on augmented crops."""
+        device = next(network.parameters()).device
+        places = self.train[indices.numpy()]
+        crop, lungs = self._pictures(places, device, self.train_side)
+        crop, lungs = _augmented(crop, lungs, generator)
+        diagnosis, stage, zones, _ = network(crop, lungs)
+        terms = self._terms(diagnosis, stage, zones, torch.from_numpy(places))
+        log_variance = network.log_variance if self.recipe.uncertainty_weighting else None
+        total = self._weighted(terms, log_variance)
+        return LossTerms(
+            total,
+            {"loss": float(total.detach())} | {f"loss_{k}": float(v.detach()) for k, v in terms.items()},
+        )
+
+    def _terms(self, diagnosis: Tensor, stage: Tensor, zones: Tensor, places: Tensor) -> dict[str, Tensor]:
+        device = diagnosis.device
+        smoothing = self.recipe.label_smoothing
+        terms: dict[str, Tensor] = {}
+        if "diagnosis" in self.recipe.tasks:
+            wanted = self.targets.diagnosis[places].to(device)
+            soft = wanted.clamp_min(0).float() * (1 - smoothing) + smoothing / 2
+            each = functional.binary_cross_entropy_with_logits(diagnosis, soft, reduction="none")
+            terms["diagnosis"] = _mean_of_known(each, wanted != MISSING)
+        if "stage" in self.recipe.tasks:
+            weight = self.stage_weight.to(device) if self.recipe.class_weighting else None
+            terms["stage"] = functional.cross_entropy(
+                stage,
+                self.targets.stage[places].to(device),
+                weight=weight,
+                ignore_index=MISSING,
+                label_smoothing=smoothing,
+            )
+        if "zones" in self.recipe.tasks:
+            levels = self.targets.zones[places].to(device)
+            terms["zones"] = functional.cross_entropy(
+                zones.flatten(0, 1), levels.flatten(), ignore_index=MISSING
+            )
+        return terms
+
+    def _weighted(self, terms: Mapping[str, Tensor], log_variance: Tensor | None) -> Tensor:
+        total = torch.zeros(())
+        for place, name in enumerate(TASKS):
+            if name not in terms:
+                continue
+            if log_variance is not None:
+                share = torch.exp(-log_variance[place]) * terms[name] + log_variance[place] / 2
+            else:
+                share = getattr(self.recipe, f"{name}_weight") * terms[name]
+            total = total.to(share.device) + share
+        return total
+
+    @torch.no_grad()
+    def evaluate(self, network: nn.Module) -> Mapping[str, float]:
+        """Losses and plain accuracies on the validation part; `score` is minus the summed loss."""
+        found = self.predict(network, self.validation)
+        places = torch.from_numpy(self.validation)
+        terms = self._terms(
+            *(torch.from_numpy(x) for x in (found.diagnosis, found.stage, found.zones)), places
+        )
+        diagnosis = self.targets.diagnosis[places].numpy()
+        stage, zones = self.targets.stage[places].numpy(), self.targets.zones[places].numpy()
+        both = ((found.diagnosis > 0) == (diagnosis > 0)).all(axis=1)
+        return {
+            **{f"val_{name}": float(value) for name, value in terms.items()},
+            "diagnosis_accuracy": float(both.mean()),
+            "stage_accuracy": float((found.stage.argmax(axis=1) == stage)[stage != MISSING].mean()),
+            "zone_accuracy": float((found.zones.argmax(axis=2) == zones)[zones != MISSING].mean()),
+            "score": -float(sum(terms.values())),
+        }
+
+    @torch.no_grad()
+    def predict(self, network: nn.Module, places: npt.NDArray[np.int64], batch_size: int = 16) -> Predictions:
+        """Logits of untouched films."""
+        device = next(network.parameters()).device
+        parts: list[tuple[Tensor, ...]] = []
+        kind = (
+            torch.bfloat16 if device.type == "cuda" or torch.backends.mkldnn.is_available() else torch.float32
+        )
+        for start in range(0, len(places), batch_size):
+            crop, lungs = self._pictures(places[start : start + batch_size], device, self.train_side)
+            with torch.autocast(device.type, kind, enabled=kind == torch.bfloat16):
+                outputs = network(crop, lungs)
+            parts.append(tuple(output.float().cpu() for output in outputs[:3]))
+        return Predictions(*(torch.cat(output).numpy() for output in zip(*parts, strict=True)))
+
+    def _pictures(
+        self, places: npt.NDArray[np.int64], device: torch.device, side: int | None
+    ) -> tuple[Tensor, Tensor]:
+        crop = torch.from_numpy(self.films.crops[places]).to(device)[:, None].float() / 255
+        lungs = torch.from_numpy(self.films.lungs[places]).to(device).float() / 255
+        if side is not None and side != crop.shape[-1]:
+            crop = functional.interpolate(crop, size=(side, side), mode="area")
+        return crop, functional.interpolate(lungs, size=crop.shape[-2:], mode="bilinear", align_corners=False)
+
+
+def _augmented(crop: Tensor, lungs: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    ranges = AffineRange(rotation_deg=6, log_scale=0.08, log_aspect=0.05, shear=0.03, shift=0.03)
+    matrices = random_affine(crop.shape[0], ranges, generator)
+    both = warp(torch.cat((crop, lungs), dim=1), matrices)
+    tone = ToneRange(log_gamma=0.25, log_contrast=0.2, brightness=0.05, noise_sd=0.015, blur_share=0.25)
+    return random_tone(both[:, :1], tone, generator), both[:, 1:]
+
+
+def _mean_of_known(each: Tensor, known: Tensor) -> Tensor:
+    return (each * known).sum() / known.sum().clamp_min(1)
+
+
+def _targets(films: CropFilms) -> _Targets:
+    diagnosis = np.stack([films.labels("pneumoconiosis"), films.labels("tb")], axis=1)
+    return _Targets(
+        torch.from_numpy(diagnosis),
+        torch.from_numpy(films.labels("stage")),
+        torch.from_numpy(films.zone_levels()),
+    )
+
+
+def _stage_weights(stages: Tensor) -> Tensor:
+    """(4,) inverse square root of each stage's share, mean 1 over the films; 0 for absent stages."""
+    counts = torch.bincount(stages[stages != MISSING], minlength=4).float()
+    weight = torch.where(counts > 0, counts.clamp_min(1).rsqrt(), 0.0)
+    return weight * counts.sum() / (weight * counts).sum().clamp_min(1e-6)

@@ -1,0 +1,184 @@
+"""A cohort folder to lung crops and labels in memory-mapped arrays, made once before classification training.
+
+The crop of a film depends only on the film and on the segmentation network, so it is made by that network,
+through the very module that is exported. The decision a reader would question: crops are made with the
+network's own masks even where the cohort knows the true ones, because the shipped classifier will never see
+true masks.
+
+Shape letters: N films, C side of the crop, L side of the stored lung masks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import torch
+
+from screener.errors import ConfigError
+from screener.records import ZONES
+from training.networks import CANVAS_SIDE, LungCrop, SegmentationNetwork
+from training.segmentation_data import read_grey
+
+LUNG_SIDE = 256
+"""L: masks vary slowly, half the crop's resolution is enough."""
+MISSING = -1
+"""Label of a task that a film was not read for."""
+REQUIRED = ("film_id", "subject_id", "source", "split", "canvas", "view", "pneumoconiosis", "tb", "stage")
+
+
+@dataclass(frozen=True, slots=True)
+class CropFilms:
+    """Crops and labels of a cohort; the arrays may be memory maps."""
+
+    films: pl.DataFrame
+    """The cohort's rows, in the order of the arrays."""
+    crops: npt.NDArray[np.uint8]
+    """(N, C, C) grey levels of the canvas, 255 white."""
+    lungs: npt.NDArray[np.uint8]
+    """(N, 2, L, L) lung probability times 255, patient right then left."""
+
+    def __post_init__(self) -> None:
+        if not self.films.height == len(self.crops) == len(self.lungs):
+            raise ValueError(f"{self.films.height} films, {len(self.crops)} crops, {len(self.lungs)} masks")
+
+    def __len__(self) -> int:
+        return self.films.height
+
+    def part(self, name: str) -> npt.NDArray[np.int64]:
+        """Positions of the films of one part of the split."""
+        return np.flatnonzero((self.films["split"] == name).to_numpy())
+
+    def labels(self, column: str) -> npt.NDArray[np.int64]:
+        """(N,) labels of one column, `MISSING` where the film was not read for it."""
+        if column not in self.films.columns:
+            return np.full(len(self), MISSING, np.int64)
+        return self.films[column].cast(pl.Int64).fill_null(MISSING).to_numpy()
+
+    def zone_levels(self) -> npt.NDArray[np.int64]:
+        """(N, 6) profusion levels of RU RM RL LU LM LL, `MISSING` where not graded."""
+        return np.stack([self.labels(zone) for zone in ZONES], axis=1)
+
+
+def read_cohort(folder: Path) -> pl.DataFrame:
+    """Frontal films of a cohort folder.
+
+    Raises:
+        ConfigError: no cohort there, or a column is missing.
+    """
+    try:
+        films = pl.read_parquet(folder / "cohort.parquet")
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise ConfigError(f"{folder.name}/cohort.parquet cannot be read: {type(error).__name__}") from error
+    missing = [name for name in REQUIRED if name not in films.columns]
+    if missing:
+        raise ConfigError(f"{folder.name}/cohort.parquet: column {', '.join(missing)} is missing")
+    return films.filter(pl.col("view") == "frontal")
+
+
+def make_crops(
+    folder: Path,
+    segmentation: SegmentationNetwork,
+    crop: LungCrop,
+    out: Path,
+    *,
+    batch_size: int = 8,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> CropFilms:
+    """Crop every frontal film of a cohort, or open the crops made earlier with the same network and films.
+
+    Args:
+        folder: cohort folder.
+        segmentation: network in evaluation mode.
+        crop: the crop module of the classification network to be trained.
+        out: folder for the arrays.
+        batch_size: films at a time.
+        on_progress: called with films done and films in all.
+
+    Raises:
+        ConfigError: a picture that cannot be read; names row and film.
+    """
+    films = read_cohort(folder)
+    fingerprint = _fingerprint(films, segmentation, crop)
+    stamp = out / "crops.json"
+    if stamp.exists() and json.loads(stamp.read_text())["fingerprint"] == fingerprint:
+        return open_crops(out)
+    out.mkdir(parents=True, exist_ok=True)
+    stamp.unlink(missing_ok=True)
+    side = crop.config.crop_side
+    crops = np.lib.format.open_memmap(out / "crops.npy", "w+", np.uint8, (films.height, side, side))
+    lungs = np.lib.format.open_memmap(
+        out / "lungs.npy", "w+", np.uint8, (films.height, 2, LUNG_SIDE, LUNG_SIDE)
+    )
+    paths = films["canvas"].to_list()
+    for start in range(0, films.height, batch_size):
+        stop = min(start + batch_size, films.height)
+        canvas = canvases(folder, paths[start:stop], start)
+        with torch.inference_mode():
+            probability, box, _ = segmentation(canvas)
+            grey, inside = crop(canvas, probability, box)
+            inside = torch.nn.functional.interpolate(inside, size=(LUNG_SIDE, LUNG_SIDE), mode="area")
+        crops[start:stop] = (grey[:, 0] * 255).round().byte().numpy()
+        lungs[start:stop] = (inside * 255).round().byte().numpy()
+        if on_progress is not None:
+            on_progress(stop, films.height)
+    crops.flush()
+    lungs.flush()
+    films.write_parquet(out / "films.parquet")
+    stamp.write_text(json.dumps({"fingerprint": fingerprint, "crop": asdict(crop.config)}, indent=2) + "\n")
+    return open_crops(out)
+
+
+def open_crops(folder: Path) -> CropFilms:
+    """Open crops made by `make_crops`, without reading them into memory."""
+    return CropFilms(
+        pl.read_parquet(folder / "films.parquet"),
+        np.load(folder / "crops.npy", mmap_mode="r"),
+        np.load(folder / "lungs.npy", mmap_mode="r"),
+    )
+
+
+def concatenate(parts: list[CropFilms]) -> CropFilms:
+    """Several cohorts as one; read into memory."""
+    return CropFilms(
+        pl.concat([part.films for part in parts], how="diagonal_relaxed"),
+        np.concatenate([part.crops for part in parts]),
+        np.concatenate([part.lungs for part in parts]),
+    )
+
+
+def canvases(folder: Path, paths: list[str], first: int) -> torch.Tensor:
+    """(N, 1, 768, 768) float32 canvases in [0, 1] of a cohort's films.
+
+    Args:
+        folder: cohort folder.
+        paths: pictures below it.
+        first: row of the first of them, for error messages.
+
+    Raises:
+        ConfigError: unreadable, or not a canvas; names the row.
+    """
+    canvas = np.empty((len(paths), 1, CANVAS_SIDE, CANVAS_SIDE), np.float32)
+    for place, path in enumerate(paths):
+        picture = read_grey(folder / path, f"cohort.parquet row {first + place + 1}")
+        if picture.shape != (CANVAS_SIDE, CANVAS_SIDE):
+            wrong = " x ".join(map(str, picture.shape))
+            raise ConfigError(
+                f"cohort.parquet row {first + place + 1}: canvas is {wrong}, expected 768 x 768"
+            )
+        np.divide(picture, 255, out=canvas[place, 0], dtype=np.float32)
+    return torch.from_numpy(canvas)
+
+
+def _fingerprint(films: pl.DataFrame, segmentation: SegmentationNetwork, crop: LungCrop) -> str:
+    digest = hashlib.sha256(json.dumps(asdict(crop.config), sort_keys=True).encode())
+    digest.update(json.dumps(sorted(films["film_id"].to_list())).encode())
+    for tensor in segmentation.state_dict().values():
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()

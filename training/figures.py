@@ -1,0 +1,194 @@
+"""Judged films to figures with intervals, for model cards and accuracy-versus-cost tables.
+
+Intervals are percentile bootstraps over subjects, because a subject's films are not independent. The
+decision a reader would question: accuracy of the diagnosis counts a film as right only when both findings
+are, so that it is never flattered by the finding that is rare.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from calibration.model_calibration import Calibration
+from calibration.reliability import expected_calibration_error, top_label
+from screener.records import ZONES
+
+NUM_DRAWS = 500
+_FEWEST = 20
+"""Films below which a slice is not reported."""
+
+Statistic = Callable[[npt.NDArray[np.int64]], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One figure of merit with its 95 % interval."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} ({self.low:.3f}-{self.high:.3f})"
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    pneumoconiosis: npt.NDArray[np.float64]
+    tb: npt.NDArray[np.float64]
+    stage: npt.NDArray[np.float64]
+    labels: npt.NDArray[np.int64]
+    """(N, 2) pneumoconiosis, tuberculosis."""
+    stages: npt.NDArray[np.int64]
+    levels: npt.NDArray[np.int64]
+    """(N, 6) drawn zone levels."""
+    zone_levels: npt.NDArray[np.int64]
+    """(N, 6) most probable zone levels."""
+    subjects: npt.NDArray[np.str_]
+
+
+def figures_of(films: pl.DataFrame, calibration: Calibration) -> list[Figure]:
+    """Accuracy, agreement, discrimination and calibration of test films.
+
+    Args:
+        films: rows with labels and `logit_*` columns, none of them null.
+        calibration: of the same model.
+    """
+    j = _judged(films, calibration)
+    right = ((np.stack([j.pneumoconiosis, j.tb], axis=1) >= 0.5) == (j.labels == 1)).all(axis=1)
+    predicted = j.stage.argmax(axis=1)
+    agreed = predicted == j.stages
+    zones_right = (j.zone_levels == j.levels).mean(axis=1)
+    statistics: dict[str, Statistic] = {
+        "diagnosis accuracy (both findings right)": lambda rows: float(right[rows].mean()),
+        "pneumoconiosis AUC": lambda rows: auc(j.pneumoconiosis[rows], j.labels[rows, 0]),
+        "tuberculosis AUC": lambda rows: auc(j.tb[rows], j.labels[rows, 1]),
+        "stage accuracy": lambda rows: float(agreed[rows].mean()),
+        "stage quadratic-weighted kappa": lambda rows: quadratic_kappa(predicted[rows], j.stages[rows]),
+        "zone level accuracy": lambda rows: float(zones_right[rows].mean()),
+        "ECE pneumoconiosis": lambda rows: _ece(j.pneumoconiosis[rows], j.labels[rows, 0]),
+        "ECE tuberculosis": lambda rows: _ece(j.tb[rows], j.labels[rows, 1]),
+        "ECE stage (top label)": lambda rows: _ece(*top_label(j.stage[rows], j.stages[rows])),
+    }
+    for stage in range(4):
+        held = np.flatnonzero(j.stages == stage)
+        if len(held) >= _FEWEST // 2:
+            statistics[f"recall of stage {('0', 'I', 'II', 'III')[stage]}"] = lambda rows, stage=stage: (
+                _share(agreed[rows], j.stages[rows] == stage)
+            )
+    return [_bootstrap(name, statistic, j.subjects) for name, statistic in statistics.items()]
+
+
+def sliced_figures(films: pl.DataFrame, calibration: Calibration) -> dict[str, list[Figure]]:
+    """The main figures within each source and each half of each nuisance, where films are enough."""
+    slices: dict[str, pl.DataFrame] = {
+        f"source {source}": films.filter(pl.col("source") == source)
+        for source in sorted(films["source"].unique().to_list())
+    }
+    for name in ("exposure", "gamma", "noise_fraction", "rotation_deg"):
+        if name in films.columns:
+            size = films[name].abs() if name == "rotation_deg" else films[name]
+            middle = size.median()
+            slices[f"{name} below its median"] = films.filter(size < middle)
+            slices[f"{name} above its median"] = films.filter(size >= middle)
+    keep = (0, 3, 4)
+    return {
+        f"{name} ({part.height} films)": [figures_of(part, calibration)[i] for i in keep]
+        for name, part in slices.items()
+        if part.height >= _FEWEST
+    }
+
+
+def segmentation_figures(held_out: pl.DataFrame) -> list[Figure]:
+    """Mean Dice by source of the held-out films that have masks."""
+    figures = []
+    masked = held_out.filter(pl.col("dice").is_not_null() & pl.col("frontal"))
+    for (source,), part in sorted(masked.group_by("source"), key=lambda group: str(group[0][0])):
+        dice, patients = part["dice"].to_numpy(), part["patient"].to_numpy()
+        label = f"lung Dice, {source}, {part.height} films"
+        figures.append(_bootstrap(label, lambda rows, dice=dice: float(dice[rows].mean()), patients))
+    return figures
+
+
+def frontal_figures(held_out: pl.DataFrame) -> list[Figure]:
+    """How often frontal films are taken as such, and other pictures are not."""
+    figures = []
+    for frontal, name in ((True, "frontal films accepted"), (False, "other pictures turned away")):
+        part = held_out.filter(pl.col("frontal") == frontal)
+        if part.height:
+            right = ((part["frontal_logit"] > 0) == frontal).to_numpy()
+            label = f"{name}, {part.height} pictures"
+            patients = part["patient"].to_numpy()
+            figures.append(_bootstrap(label, lambda rows, right=right: float(right[rows].mean()), patients))
+    return figures
+
+
+def auc(scores: npt.NDArray[np.float64], labels: npt.NDArray[np.int64]) -> float:
+    """Area under the ROC curve by ranks (Mann-Whitney), ties counted half; nan without both classes."""
+    from scipy.stats import rankdata
+
+    positive = int((labels == 1).sum())
+    negative = labels.size - positive
+    if not positive or not negative:
+        return float("nan")
+    ranks = rankdata(scores)[labels == 1].sum()
+    return float((ranks - positive * (positive + 1) / 2) / (positive * negative))
+
+
+def quadratic_kappa(
+    first: npt.NDArray[np.int64], second: npt.NDArray[np.int64], num_classes: int = 4
+) -> float:
+    """Cohen's kappa with quadratic weights (Cohen 1968); nan when both are constant."""
+    counts = np.zeros((num_classes, num_classes))
+    np.add.at(counts, (first, second), 1)
+    place = np.arange(num_classes)
+    weight = (place[:, None] - place[None, :]) ** 2
+    expected = counts.sum(axis=1)[:, None] * counts.sum(axis=0)[None, :] / max(1, first.size)
+    chance = float((weight * expected).sum())
+    return 1 - float((weight * counts).sum()) / chance if chance else float("nan")
+
+
+def _judged(films: pl.DataFrame, calibration: Calibration) -> _Judged:
+    probabilities = calibration.apply(
+        films.select("logit_pneumoconiosis", "logit_tb").to_numpy(),
+        films.select([f"logit_stage{k}" for k in range(4)]).to_numpy(),
+    )
+    zone_logits = films.select([f"logit_{zone}_{k}" for zone in ZONES for k in range(4)]).to_numpy()
+    return _Judged(
+        probabilities.pneumoconiosis,
+        probabilities.tb,
+        probabilities.stage,
+        films.select("pneumoconiosis", "tb").to_numpy().astype(np.int64),
+        films["stage"].to_numpy().astype(np.int64),
+        films.select(ZONES).to_numpy().astype(np.int64),
+        zone_logits.reshape(-1, len(ZONES), 4).argmax(axis=2),
+        films["subject_id"].to_numpy(),
+    )
+
+
+def _bootstrap(name: str, statistic: Statistic, subjects: npt.NDArray[np.str_]) -> Figure:
+    rows = np.arange(len(subjects))
+    order = np.argsort(subjects, kind="stable")
+    _, starts = np.unique(subjects[order], return_index=True)
+    films_of = np.split(order, starts[1:])
+    generator = np.random.default_rng(0)
+    draws = []
+    for _ in range(NUM_DRAWS):
+        chosen = generator.integers(0, len(films_of), len(films_of))
+        draws.append(statistic(np.concatenate([films_of[i] for i in chosen])))
+    low, high = np.nanquantile(draws, (0.025, 0.975))
+    return Figure(name, statistic(rows), float(low), float(high))
+
+
+def _share(right: npt.NDArray[np.bool_], among: npt.NDArray[np.bool_]) -> float:
+    return float(right[among].mean()) if among.any() else float("nan")
+
+
+def _ece(probabilities: npt.NDArray[np.float64], outcomes: npt.NDArray[np.int64]) -> float:
+    return float(expected_calibration_error(probabilities, outcomes))

@@ -1,0 +1,145 @@
+"""A label index of real films to the list of host films that a cohort draws into: film, lung mask, patient.
+
+Masks come from the segmentation network, so that no film needs an outline drawn by hand. The decision a
+reader would question: a film whose mask is implausible (a lung missing, lungs of very unequal size, lungs
+that fill little or most of the picture) is left out. A finding drawn beside a lung would be a wrong label.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import torch
+from torch.nn import functional
+
+from screener.canvas import CANVAS_SIDE, canvas_from_grey
+from screener.errors import ConfigError, DecodeError
+from screener.records import Letterbox
+from training.networks import SegmentationNetwork
+from training.segmentation_data import MASK_SIDE, UInt8, read_grey, read_index
+
+_LUNG_SHARE = (0.10, 0.60)
+"""Plausible share of the picture that both lungs fill."""
+_LARGEST_RATIO = 2.5
+"""Of one lung's area to the other's."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostSelection:
+    """Which rows of a label index become hosts."""
+
+    prefixes: tuple[str, ...] = ("nihj", "nih")
+    """Sources, as the file names begin."""
+    youngest: int = 15
+    """Age in years below which a chest is not an adult's; unknown ages are taken."""
+
+
+@torch.inference_mode()
+def segment_grey(network: SegmentationNetwork, grey: UInt8, where: str) -> UInt8:
+    """Lung mask of a grey picture, on the picture's own grid: 0, 1 patient right, 2 left.
+
+    The mean of the network's answers on the canvas, on a blurred and on a brighter copy: steadier than one.
+
+    Raises:
+        ConfigError: the picture is blank.
+    """
+    canvas = np.empty((CANVAS_SIDE, CANVAS_SIDE), np.float32)
+    try:
+        letterbox = canvas_from_grey(grey, canvas).letterbox
+    except DecodeError as error:
+        raise ConfigError(f"{where}: {error}") from error
+    pooled = functional.avg_pool2d(torch.from_numpy(canvas)[None, None], CANVAS_SIDE // MASK_SIDE)
+    blurred = functional.avg_pool2d(pooled, 3, stride=1, padding=1)
+    logits, _ = network.logits(torch.cat((pooled, blurred, blurred.clamp_min(1e-4) ** 0.8)))
+    return mask_on_picture(logits.sigmoid().mean(dim=0).numpy(), letterbox, grey.shape)
+
+
+def mask_on_picture(
+    probability: npt.NDArray[np.float32], letterbox: Letterbox, shape: tuple[int, ...]
+) -> UInt8:
+    """Lay lung probability (2, M, M) on a picture of `shape` (H, W); largest component of each lung."""
+    factor = MASK_SIDE / CANVAS_SIDE
+    scale = 1 / (letterbox.scale * factor)
+    top, left = letterbox.top * factor, letterbox.left * factor
+    matrix = np.array(
+        [[scale, 0, (0.5 - left) * scale - 0.5], [0, scale, (0.5 - top) * scale - 0.5]], dtype=np.float64
+    )
+    size = (shape[1], shape[0])
+    soft = [cv2.warpAffine(lung, matrix, size, flags=cv2.INTER_LINEAR) for lung in probability]
+    labelled = np.zeros(shape[:2], np.uint8)
+    for lung, other, label in ((soft[0], soft[1], 1), (soft[1], soft[0], 2)):
+        inside = ((lung >= 0.5) & (lung >= other)).astype(np.uint8)
+        count, components, stats, _ = cv2.connectedComponentsWithStats(inside)
+        if count > 1:
+            labelled[components == 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())] = label
+    return labelled
+
+
+def plausible(labelled: UInt8) -> bool:
+    """Two lungs of comparable size that fill a plausible share of the picture."""
+    right, left = int((labelled == 1).sum()), int((labelled == 2).sum())
+    if min(right, left) == 0 or max(right, left) > _LARGEST_RATIO * min(right, left):
+        return False
+    return _LUNG_SHARE[0] <= (right + left) / labelled.size <= _LUNG_SHARE[1]
+
+
+def list_hosts(
+    index: Path,
+    network: SegmentationNetwork,
+    out: Path,
+    selection: HostSelection,
+    *,
+    on_progress: Callable[[int], None] | None = None,
+) -> int:
+    """Write `films.csv` and `masks/` that `training.films.read_films` reads.
+
+    Args:
+        index: label index (CSV): file, view, orientation, licence, patient_group, age, findings.
+        network: segmentation network in evaluation mode.
+        out: folder to write.
+        selection: which rows.
+        on_progress: called with the number of films listed so far.
+
+    Returns:
+        Number of films listed.
+
+    Raises:
+        ConfigError: a missing column or an unreadable picture; names file and row.
+    """
+    table = read_index(index, {"file", "view", "orientation", "licence", "patient_group", "age", "findings"})
+    (out / "masks").mkdir(parents=True, exist_ok=True)
+    rows = []
+    for row, film in enumerate(table.iter_rows(named=True), start=2):
+        path = Path(film["file"])
+        if path.name.split("_")[0] not in selection.prefixes or film["view"] not in ("PA", "AP", "frontal"):
+            continue
+        if film["orientation"] != "upright" or int(film["age"] or 99) < selection.youngest:
+            continue
+        where = f"{index.name} row {row}"
+        labelled = segment_grey(network, read_grey(index.parent / path, where), where)
+        if not plausible(labelled):
+            continue
+        mask = out / "masks" / f"{path.stem}.png"
+        cv2.imwrite(str(mask), labelled)
+        rows.append(
+            {
+                "image": str((index.parent / path).resolve()),
+                "mask": str(mask.relative_to(out)),
+                "subject_id": film["patient_group"],
+                "source": "nih",
+                "findings": film["findings"],
+                "licence": film["licence"],
+            }
+        )
+        if on_progress is not None:
+            on_progress(len(rows))
+    if not rows:
+        raise ConfigError(f"{index.name}: no film is usable as a host")
+    pl.DataFrame(rows).write_csv(out / "films.csv")
+    return len(rows)

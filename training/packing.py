@@ -1,0 +1,229 @@
+"""A segmentation run and a classification run to a bundle: export, verify, calibrate, judge, pack.
+
+Every figure of the model card is taken from the exported graphs as a site would run them (canvas in, both
+graphs through the embedded engine), not from the training loop. The decision a reader would question:
+calibration and thresholds are fitted on the cohort's calibration part, whose mix of classes is the cohort's
+and not a campaign's; the card says so, and `screener calibrate` replaces them by a site's own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from calibration.fitting import fit_calibration
+from calibration.model_calibration import Calibration, FittedOn
+from engines.bundle import Bundle, BundleContents, write_bundle
+from engines.bundle import model_sha256 as identity_of
+from engines.manifest import Labels
+from engines.openvino import OpenVinoEngine
+from screener.canvas import CANVAS_SIDE, CANVAS_VERSION
+from screener.errors import ConfigError
+from screener.records import ZONES
+from training.classification_task import ClassificationRecipe
+from training.crops import canvases, read_cohort
+from training.export import (
+    CLASSIFICATION_OUTPUTS,
+    SEGMENTATION_OUTPUTS,
+    export_classification,
+    export_segmentation,
+    largest_difference,
+    round_weights,
+)
+from training.model_card import model_card
+from training.recipe import load_recipe
+from training.runs import load_classification, load_segmentation
+
+PARITY = 1e-4
+"""Largest difference between torch and ONNX in float32 that passes, on every output but `box` (pixels)."""
+INTENDED_USE = (
+    "Research and epidemiological triage; not a medical device; no diagnosis or compensation decision; "
+    "qualified reader required."
+)
+
+OnFilms = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class PackRecipe:
+    """What goes into a bundle."""
+
+    segmentation: str = "segmentation"
+    """Run folder of the segmentation network, below the runs folder."""
+    classification: str = "classification"
+    """Run folder of the classification network, below the runs folder."""
+    cohorts: tuple[str, ...] = ("cohort",)
+    """Cohort folders, below the data folder, whose calibration and test parts judge the bundle."""
+    name: str = "demo"
+    version: str = "1"
+    licences: tuple[str, ...] = ()
+    """Data sets whose films the weights were trained on, each with its terms."""
+
+
+@dataclass(frozen=True, slots=True)
+class Graphs:
+    """The exported networks."""
+
+    segmentation: bytes
+    classification: bytes
+
+    @property
+    def model_sha256(self) -> str:
+        """Identity that a calibration is bound to."""
+        from hashlib import sha256
+
+        return identity_of(sha256(self.segmentation).hexdigest(), sha256(self.classification).hexdigest())
+
+
+def export_graphs(segmentation_run: Path, classification_run: Path) -> Graphs:
+    """Export both networks of two runs and hold them against torch.
+
+    Raises:
+        ConfigError: a run without checkpoint, or an output that differs by more than `PARITY`.
+    """
+    segmentation, classification = (
+        load_segmentation(segmentation_run),
+        load_classification(classification_run),
+    )
+    round_weights(segmentation)
+    round_weights(classification)
+    graphs = Graphs(export_segmentation(segmentation), export_classification(classification))
+    canvas = np.random.default_rng(0).random((2, 1, CANVAS_SIDE, CANVAS_SIDE), dtype=np.float32)
+    lungs = np.zeros((2, 2, 256, 256), np.float32)
+    lungs[:, 0, 60:200, 40:110] = lungs[:, 1, 60:200, 140:210] = 1
+    box = np.array([[180, 120, 600, 630], [150, 100, 640, 660]], np.float32)
+    differences = {
+        **largest_difference(graphs.segmentation, segmentation, {"canvas": canvas}, SEGMENTATION_OUTPUTS),
+        **largest_difference(
+            graphs.classification,
+            classification,
+            {"canvas": canvas, "lungs": lungs, "box": box},
+            CLASSIFICATION_OUTPUTS,
+        ),
+    }
+    for name, difference in differences.items():
+        if name != "box" and difference > PARITY:
+            raise ConfigError(
+                f"exported graph differs from torch: {name} by {difference:.1e}, allowed {PARITY}"
+            )
+    return graphs
+
+
+def judge(
+    graphs: Graphs,
+    cohort: Path,
+    parts: Sequence[str],
+    *,
+    batch_size: int = 8,
+    on_films: OnFilms | None = None,
+) -> pl.DataFrame:
+    """Run the exported graphs over a cohort's held-out films as a site would.
+
+    Args:
+        graphs: exported networks.
+        cohort: cohort folder.
+        parts: parts of its split to judge.
+        batch_size: films at a time.
+        on_films: called with the cohort's name, films done and films in all.
+
+    Returns:
+        The cohort's rows with `logit_*` columns.
+    """
+    films = read_cohort(cohort).filter(pl.col("split").is_in(list(parts)))
+    segmentation = OpenVinoEngine(graphs.segmentation, precision="auto")
+    classification = OpenVinoEngine(graphs.classification, precision="auto")
+    found: list[dict[str, npt.NDArray[np.float32]]] = []
+    paths = films["canvas"].to_list()
+    for start in range(0, len(paths), batch_size):
+        canvas = canvases(cohort, paths[start : start + batch_size], start).numpy()
+        lungs = segmentation.run({"canvas": canvas})
+        found.append(
+            classification.run({"canvas": canvas, "lungs": lungs["lungs"], "box": lungs["box"]})
+            | {"frontal_logit": lungs["frontal_logit"]}
+        )
+        if on_films is not None:
+            on_films(cohort.name, min(start + batch_size, len(paths)), len(paths))
+    segmentation.close()
+    classification.close()
+    stacked = {name: np.concatenate([batch[name] for batch in found]) for name in found[0]}
+    return films.with_columns(**logit_columns(stacked))
+
+
+def logit_columns(found: dict[str, npt.NDArray[np.float32]]) -> dict[str, pl.Series]:
+    """Outputs of the graphs as one column a logit."""
+    diagnosis, stage, zones = found["diagnosis_logits"], found["stage_logits"], found["zone_logits"]
+    columns = {"logit_pneumoconiosis": diagnosis[:, 0], "logit_tb": diagnosis[:, 1]}
+    columns |= {f"logit_stage{k}": stage[:, k] for k in range(4)}
+    columns |= {f"logit_{zone}_{k}": zones[:, z, k] for z, zone in enumerate(ZONES) for k in range(4)}
+    columns["logit_frontal"] = found["frontal_logit"][:, 0]
+    return {name: pl.Series(name, values) for name, values in columns.items()}
+
+
+def calibrate(judged: pl.DataFrame, model_sha256: str) -> Calibration:
+    """Fit scaling and thresholds on the calibration part of judged films."""
+    films = judged.filter((pl.col("split") == "calibration") & pl.col("stage").is_not_null())
+    return fit_calibration(
+        films.select("logit_pneumoconiosis", "logit_tb").to_numpy(),
+        films.select("pneumoconiosis", "tb").to_numpy(),
+        films.select([f"logit_stage{k}" for k in range(4)]).to_numpy(),
+        films["stage"].to_numpy(),
+        model_sha256=model_sha256,
+        fitted_on=FittedOn(
+            films.height, "simulated findings in phantoms and real films, calibration part", simulated=True
+        ),
+    )
+
+
+def pack(recipe: PackRecipe, data: Path, runs: Path, out: Path, *, on_films: OnFilms | None = None) -> Bundle:
+    """Export, verify, calibrate, judge and write a bundle.
+
+    Args:
+        recipe: which runs and cohorts.
+        data: folder that the cohorts are below.
+        runs: folder that the runs are below.
+        out: bundle folder to write. `judged.parquet` goes beside the classification checkpoint.
+        on_films: see `judge`.
+
+    Raises:
+        ConfigError: a run or cohort that cannot be used, or a failed verification.
+    """
+    graphs = export_graphs(runs / recipe.segmentation, runs / recipe.classification)
+    judged = pl.concat(
+        [judge(graphs, data / name, ("calibration", "test"), on_films=on_films) for name in recipe.cohorts],
+        how="diagonal_relaxed",
+    )
+    judged.write_parquet(runs / recipe.classification / "judged.parquet")
+    calibration = calibrate(judged, graphs.model_sha256)
+    calibration.save(runs / recipe.classification / "calibration.json")
+    card = model_card(
+        judged.filter(pl.col("split") == "test"),
+        calibration,
+        segmentation=pl.read_parquet(runs / recipe.segmentation / "test.parquet"),
+        licences=recipe.licences,
+        facts=json.loads((runs / recipe.classification / "run.json").read_text()),
+        network=load_recipe(runs / recipe.classification / "recipe.toml", ClassificationRecipe).network,
+        intended_use=INTENDED_USE,
+    )
+    return write_bundle(
+        out,
+        BundleContents(
+            name=recipe.name,
+            version=recipe.version,
+            canvas_version=CANVAS_VERSION,
+            canvas_side=CANVAS_SIDE,
+            segmentation=graphs.segmentation,
+            classification=graphs.classification,
+            labels=Labels(("pneumoconiosis", "tb"), ("0", "I", "II", "III"), ZONES),
+            mask_convention="patient_right_then_left",
+            calibration=(runs / recipe.classification / "calibration.json").read_bytes(),
+            model_card=card,
+            licences=recipe.licences,
+            intended_use=INTENDED_USE,
+        ),
+    )
