@@ -75,7 +75,7 @@ _CHEST = _words(
 _DOUBTFUL = _words(
     # the lungs may be on such a film: the picture decides
     "RIB, RIBS, RIBCAGE, RIB CAGE, RIPPEN, COTES, COSTILLA, COSTAS, COSTE, STERNUM, STERNAL, 肋, 胸骨,"
-    "늑골, РЕБР, HEART, CARDIAC, MEDIASTIN, TRUNK, TORSO, BODY, WHOLEBODY, WHOLE BODY, BABYGRAM, BRUST,"
+    "늑골, РЕБР, HEART, CARDIAC, MEDIASTIN, TRUNK, TORSO, BODY, WHOLEBODY, WHOLE BODY, BABYGRAM,"
     "CHESTWALL"
 )
 _OTHER = _words(

@@ -8,11 +8,15 @@ its sequences and LUTs, only what was found whole. Values are decoded on use and
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 import struct
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Literal
 
 from pydicom.charset import convert_encodings, decode_bytes
 
@@ -20,7 +24,7 @@ UNDEFINED_LENGTH = 0xFFFFFFFF
 PIXEL_DATA_GROUP_START = 0x7FE00008
 """Float Pixel Data, the first of the elements that can hold pixels."""
 _KEPT_BYTES = 4096
-"""Longer values (LUTs, overlays, thumbnails) are stepped over; pydicom reads those that matter."""
+"""Longer values (LUTs, overlays, thumbnails) and private ones are stepped over; pydicom reads LUTs."""
 _MAX_DEPTH = 32
 
 _ITEM = 0xFFFEE000
@@ -31,6 +35,9 @@ SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI
 """Value representations with a two-byte length (PS3.5 table 7.1-2)."""
 LONG_VRS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
 """Value representations with a four-byte length after two reserved bytes (PS3.5 table 7.1-1)."""
+
+_HEADERS = {True: struct.Struct("<HH2sH"), False: struct.Struct(">HH2sH")}
+"""Element header by byte order: group, number, VR, short length."""
 
 SPECIFIC_CHARACTER_SET = 0x00080005
 _ISO_2022 = ["ISO_IR 6", *(f"ISO 2022 IR {number}" for number in (87, 159, 13, 149, 58, 100, 101, 144, 126))]
@@ -66,7 +73,7 @@ class Elements:
     """Raw values of a data set's top level, by tag; reading one never raises."""
 
     encoding: Encoding = Encoding(implicit_vr=True, little_endian=True)
-    values: dict[int, bytes] = field(default_factory=dict)
+    values: dict[int, bytes] = field(default_factory=dict, repr=False)
     """Undefined-length sequences keep their items and delimiters."""
 
     def code(self, tag: int) -> str | None:
@@ -136,7 +143,7 @@ class Scan:
     end: int
     """Offset of the element that stopped the walk, or where the bytes ran out."""
     missing_bytes: int
-    """How many more the next element needs; 0 when the walk ended at an element or at the end of the bytes."""
+    """How many more the next element needs; 0 when the walk ended at an element or with the bytes."""
 
 
 def scan(
@@ -157,19 +164,24 @@ def scan(
     """
     values: dict[int, bytes] = {}
     end = len(data)
+    unpack = _HEADERS[encoding.little_endian].unpack_from
+    short_vrs = frozenset[bytes]() if encoding.implicit_vr else SHORT_VRS
     while at + 8 <= end:
-        tag, value_at, length = element_header(data, at, encoding)
+        group, number, vr, length = unpack(data, at)
+        tag, value_at = group << 16 | number, at + 8
+        if vr not in short_vrs:
+            tag, value_at, length = element_header(data, at, encoding)
         if not first <= tag < stop:
             return Scan(Elements(encoding, values), at, 0)
         if value_at > end:
             break
         after = value_at + length
         if length == UNDEFINED_LENGTH:
-            is_unknown = not encoding.implicit_vr and data[at + 4 : at + 6] == b"UN"
+            is_unknown = vr == b"UN" and not encoding.implicit_vr
             after = _end_of_items(data, value_at, _UNKNOWN_ITEMS if is_unknown else encoding)
         if after > end:
             return Scan(Elements(encoding, values), at, after - end)
-        if after - value_at <= _KEPT_BYTES:
+        if length and not group & 1 and after - value_at <= _KEPT_BYTES:
             values.setdefault(tag, data[value_at:after])
         at = after
     rest = data[at:end].strip(b"\0")
@@ -182,7 +194,7 @@ def element_header(data: bytes, at: int, encoding: Encoding) -> tuple[int, int, 
     An explicit VR that is not two letters is read as implicit, one that is unknown as having a short length:
     what pydicom does, so that both walk alike.
     """
-    group, number, vr, length = struct.unpack_from(encoding.byte_order + "HH2sH", data, at)
+    group, number, vr, length = _HEADERS[encoding.little_endian].unpack_from(data, at)
     tag = group << 16 | number
     if not encoding.implicit_vr:
         if vr in SHORT_VRS:
@@ -249,14 +261,30 @@ def decode_text(value: bytes, character_sets: tuple[str, ...] = ()) -> str:
 
 def _decode(value: bytes, character_sets: list[str]) -> str | None:
     """The text by pydicom's decoder, or None where it would warn, guess or lose something."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        try:
+    try:
+        with quiet_pydicom("error"):
             text = decode_bytes(value, convert_encodings(character_sets), set(_NAME_DELIMITERS))
-        except (UserWarning, LookupError, ValueError):
-            return None
+    except (UserWarning, LookupError, ValueError):
+        return None
     text = text.replace(_GB2312_DESIGNATOR, "")
     return None if "\x1b" in text else text
+
+
+@contextmanager
+def quiet_pydicom(warned: Literal["ignore", "error"] = "ignore") -> Iterator[None]:
+    """Keep pydicom's warnings and log messages in: they may quote values of the file.
+
+    Args:
+        warned: whether what it warns of is ignored or raised.
+    """
+    logger = logging.getLogger("pydicom")
+    was_disabled, logger.disabled = logger.disabled, True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter(warned)
+            yield
+    finally:
+        logger.disabled = was_disabled
 
 
 def _decode_strictly(value: bytes, codec: str) -> str | None:

@@ -8,12 +8,8 @@ of object: those get the walk but not the parse, so that a CT slice costs a tent
 from __future__ import annotations
 
 import io
-import logging
 import struct
-import warnings
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
@@ -26,7 +22,15 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
-from screener.elements import UNDEFINED_LENGTH, Elements, Encoding, Scan, element_header, scan
+from screener.elements import (
+    UNDEFINED_LENGTH,
+    Elements,
+    Encoding,
+    Scan,
+    element_header,
+    quiet_pydicom,
+    scan,
+)
 from screener.errors import DecodeError, Reason
 from screener.identity import read_identity
 from screener.instance import MODALITY, ROWS, SOP_CLASS_UID, read_instance
@@ -42,6 +46,7 @@ PREAMBLE_BYTES = 128
 PIXEL_DATA = 0x7FE00010
 _MEDIA_STORAGE_SOP_CLASS_UID = 0x00020002
 _TRANSFER_SYNTAX_UID = 0x00020010
+_LONGEST_ELEMENT_HEADER = 12
 _FILE_META = (0x00020000, 0x00030000)
 _DIRECTORY_RECORD_SEQUENCE = 0x00041220
 _AFTER_PICTURE_FACTS = 0x00280104
@@ -60,20 +65,20 @@ _NATIVE_SYNTAXES = {
 
 @dataclass(frozen=True, slots=True)
 class ParsedHeader:
-    """A header as far as it could be read."""
+    """A header as far as it could be read. Its repr holds no identity: it may reach a traceback."""
 
-    dataset: Dataset
+    dataset: Dataset = field(repr=False)
     """Without pixel data; empty where the file meta names another kind of object or the header is broken."""
     transfer_syntax_uid: str
     pixel_data_offset: int | None
     """Where the pixel data element's tag starts, in the file or in `inflated`; None without pixel data."""
-    inflated: bytes | None
+    inflated: bytes | None = field(repr=False)
     """The whole data set of a deflated file."""
     instance: Instance | None
     """The picture's facts; None for what declares no picture."""
-    identity: Identity
+    identity: Identity = field(repr=False)
     flags: tuple[HeaderFlag, ...] = ()
-    elements: Elements = field(default_factory=Elements)
+    elements: Elements = field(default_factory=Elements, repr=False)
     """The header's top level, for the eligibility rules."""
     is_whole: bool = True
     """False for a header that is cut off or does not parse."""
@@ -189,8 +194,11 @@ def _scan(
         if other_kind(found.elements.code(SOP_CLASS_UID)):
             return found, head, True
     found = scan(head, start, encoding)
-    while found.missing_bytes and len(head) < MAX_HEADER_BYTES:
-        more = file.read(min(max(found.missing_bytes, 3 * len(head)), MAX_HEADER_BYTES))
+    while len(head) < MAX_HEADER_BYTES:
+        if not found.missing_bytes and found.end + _LONGEST_ELEMENT_HEADER <= len(head):
+            break  # an element ended the walk, not the bytes
+        wanted = max(found.missing_bytes + HEAD_BYTES, 3 * len(head))
+        more = file.read(min(wanted, MAX_HEADER_BYTES))
         if not more:
             break
         head += more
@@ -206,19 +214,6 @@ def _parse(header: bytes, encoding: Encoding) -> Dataset | None:
             return read_dataset(io.BytesIO(header), encoding.implicit_vr, encoding.little_endian)
         except Exception:  # pydicom raises what it meets on broken structure; the file gets its reason
             return None
-
-
-@contextmanager
-def quiet_pydicom() -> Iterator[None]:
-    """Keep pydicom's warnings and log messages in: they may quote values of the file."""
-    logger = logging.getLogger("pydicom")
-    was_disabled, logger.disabled = logger.disabled, True
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.disabled = was_disabled
 
 
 def _pixel_data(head: bytes, found: Scan, encoding: Encoding) -> tuple[int | None, bool]:

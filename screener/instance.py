@@ -29,7 +29,6 @@ _SEX = 0x00100040
 _AGE = 0x00101010
 _PHOTOMETRIC_INTERPRETATION = 0x00280004
 _BITS_STORED = 0x00280101
-_HIGH_BIT = 0x00280102
 _PIXEL_REPRESENTATION = 0x00280103
 _SPACINGS = {"imager": 0x00181164, "pixel": 0x00280030, "nominal": 0x00182010}
 """Imager Pixel Spacing is at the detector (PS3.3 10.7.1.3); the others are what is left."""
@@ -96,17 +95,9 @@ def _short(code: str | None) -> str | None:
 
 
 def _bits_stored(elements: Elements, bits_allocated: int) -> tuple[int, bool]:
-    """Bits Stored as the values use them, and whether the tags had to be corrected.
-
-    High Bit must be Bits Stored - 1 (PS3.5 8.1.1). A higher one means values aligned to it, so they use
-    High Bit + 1 bits; missing or impossible Bits Stored means all bits.
-    """
-    stored, high_bit = elements.unsigned_short(_BITS_STORED), elements.unsigned_short(_HIGH_BIT)
-    if not stored or stored > bits_allocated:
-        return bits_allocated, True
-    if high_bit is not None and stored <= high_bit < bits_allocated:
-        return high_bit + 1, True
-    return stored, False
+    """Bits Stored, and whether it was missing or impossible: then every bit allocated counts."""
+    stored = elements.unsigned_short(_BITS_STORED)
+    return (stored, False) if stored and stored <= bits_allocated else (bits_allocated, True)
 
 
 def _spacing(elements: Elements) -> tuple[tuple[float, float] | None, str | None]:

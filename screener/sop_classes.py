@@ -6,8 +6,9 @@ states nothing and leaves the decision to the picture.
 
 from __future__ import annotations
 
-from functools import cache
+from functools import lru_cache
 
+from pydicom.config import IGNORE
 from pydicom.uid import UID
 
 from screener.errors import Reason
@@ -49,7 +50,7 @@ _NO_PICTURES = _terms(
 """Defined terms of PS3.3 C.7.3.1.1.1 (and retired ones), less those of projection radiographs."""
 
 
-@cache
+@lru_cache(maxsize=1024)
 def other_kind(sop_class_uid: str | None) -> Reason | None:
     """Why a SOP class cannot be a radiograph: not an image at all, or an image of another kind."""
     if sop_class_uid in _MAY_BE_RADIOGRAPHS or not (sop_class_uid or "").startswith(_STORAGE_PREFIX):
@@ -62,7 +63,7 @@ def other_kind(sop_class_uid: str | None) -> Reason | None:
 
 def sop_class_name(sop_class_uid: str | None) -> str:
     """The standard's name of a SOP class; empty for what it does not define."""
-    name = UID(sop_class_uid or "").name
+    name = UID(sop_class_uid or "", IGNORE).name
     return "" if name == sop_class_uid else name
 
 
