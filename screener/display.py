@@ -11,12 +11,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pydicom.dataset import Dataset
 
 from screener.records import Float32, Instance
+from screener.transfer_syntax import is_big_endian
 
 
 class VoiFunction(StrEnum):
@@ -83,7 +84,8 @@ def display_transform(dataset: Dataset, instance: Instance) -> DisplayTransform:
     Returns:
         Tags that are missing or unusable take DICOM's default; they never make a picture fail.
     """
-    modality_lut = _lookup_table(dataset, "ModalityLUTSequence", signed_input=instance.is_signed)
+    order: Literal["<", ">"] = ">" if is_big_endian(instance.transfer_syntax_uid) else "<"
+    modality_lut = _lookup_table(dataset, "ModalityLUTSequence", order, signed_input=instance.is_signed)
     signed_units = instance.is_signed or _number(dataset, "RescaleIntercept", 0.0) < 0
     window = _window(dataset)
     shape = str(dataset.get("PresentationLUTShape", "") or "").strip().upper()
@@ -92,7 +94,7 @@ def display_transform(dataset: Dataset, instance: Instance) -> DisplayTransform:
         slope=_number(dataset, "RescaleSlope", 1.0) or 1.0,
         intercept=_number(dataset, "RescaleIntercept", 0.0),
         modality_lut=modality_lut,
-        voi_lut=_lookup_table(dataset, "VOILUTSequence", signed_input=signed_units),
+        voi_lut=_lookup_table(dataset, "VOILUTSequence", order, signed_input=signed_units),
         window=window,
         unusable_window=window is None and bool(dataset.get("WindowWidth") or dataset.get("WindowCenter")),
         inverted=instance.photometric_interpretation == "MONOCHROME1" or shape == "INVERSE",
@@ -125,7 +127,8 @@ def apply_window(values: Float32, window: Window) -> Float32:
     centre, width = window.centre, window.width
     if window.function is VoiFunction.SIGMOID:
         exponent = np.clip((values - np.float32(centre)) * np.float32(-4 / width), -80, 80)
-        return (1 / (1 + np.exp(exponent))).astype(np.float32)
+        sigmoid: Float32 = 1 / (1 + np.exp(exponent))
+        return sigmoid
     if window.function is VoiFunction.LINEAR_EXACT:
         return linear_ramp(values, centre - width / 2, centre + width / 2)
     return linear_ramp(values, centre - 0.5 - (width - 1) / 2, centre - 0.5 + (width - 1) / 2)
@@ -164,12 +167,14 @@ def _window(dataset: Dataset) -> Window | None:
     return Window(centre, width, function)
 
 
-def _lookup_table(dataset: Dataset, keyword: str, *, signed_input: bool) -> LookupTable | None:
+def _lookup_table(
+    dataset: Dataset, keyword: str, order: Literal["<", ">"], *, signed_input: bool
+) -> LookupTable | None:
     """First item of a LUT sequence, or None when there is none that can be read."""
     try:
         item = dataset[keyword].value[0]
         length, first, bits = (int(value) for value in item.LUTDescriptor)
-        entries = _entries(item.LUTData, bits)
+        entries = _entries(item.LUTData, bits, order)
     except (KeyError, IndexError, AttributeError, TypeError, ValueError):
         return None
     length = length or 65536
@@ -181,10 +186,10 @@ def _lookup_table(dataset: Dataset, keyword: str, *, signed_input: bool) -> Look
     return LookupTable(first, bits, entries[:length])
 
 
-def _entries(lut: bytes | int | Sequence[int], bits: int) -> Float32:
-    """LUT Data as numbers, from a list (VR US, SS) or from little endian bytes (VR OW)."""
+def _entries(lut: bytes | int | Sequence[int], bits: int, order: Literal["<", ">"]) -> Float32:
+    """LUT Data as numbers, from a list (VR US, SS) or from bytes (VR OW) in the file's order."""
     if isinstance(lut, bytes):
-        return np.frombuffer(lut[: len(lut) // 2 * 2], dtype="<u2").astype(np.float32)
+        return np.frombuffer(lut[: len(lut) // 2 * 2], dtype=f"{order}u2").astype(np.float32)
     values = np.atleast_1d(np.asarray(lut, dtype=np.int64))
     return np.where(values < 0, values + 2 ** max(bits, 16), values).astype(np.float32)
 

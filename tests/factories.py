@@ -15,10 +15,11 @@ import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
-from pydicom.pixels import get_encoder
+from pydicom.pixels.encoders.base import get_encoder
 from pydicom.uid import (
     HTJ2K,
     JPEG2000,
+    UID,
     ComputedRadiographyImageStorage,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
@@ -87,8 +88,10 @@ def chest_picture(
     picture += 0.006 * rng.standard_normal((rows, columns)).astype(np.float32)
     picture = np.clip(picture, 0.02, 0.98) * (2**bits - 1)
     if is_signed:
-        return (picture - 2 ** (bits - 1)).round().astype(np.int8 if bits <= 8 else np.int16)
-    return picture.round().astype(np.uint8 if bits <= 8 else np.uint16)
+        picture -= 2 ** (bits - 1)
+    dtype = f"{'i' if is_signed else 'u'}{1 if bits <= 8 else 2}"
+    rounded: Pixels = picture.round().astype(dtype)
+    return rounded
 
 
 def film_dataset(pixels: Pixels, *, bits_stored: int | None = None, **tags: Any) -> Dataset:
@@ -144,7 +147,7 @@ def write_film(
         pixels, bits_stored = chest_picture(), bits_stored or 12
     dataset = film_dataset(pixels, bits_stored=bits_stored, **tags)
     dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = transfer_syntax_uid
+    dataset.file_meta.TransferSyntaxUID = UID(transfer_syntax_uid)
     if transfer_syntax_uid in NATIVE_SYNTAXES:
         big_endian = transfer_syntax_uid == str(ExplicitVRBigEndian)
         stored = pixels.byteswap() if big_endian else pixels

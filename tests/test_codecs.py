@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from pydicom import dcmread
-from pydicom.pixels import get_decoder, pixel_array
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.pixels.utils import pixel_array
 
 from screener.codecs import Picture, decode
 from screener.codestreams import read_codestream
@@ -34,14 +36,16 @@ from tests.factories import (
 JPEG_BASELINE, JPEG_EXTENDED = "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51"
 JPEG_LOSSLESS, JPEG_LS = "1.2.840.10008.1.2.4.70", "1.2.840.10008.1.2.4.80"
 J2K_LOSSLESS, HTJ2K_LOSSLESS, RLE = "1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.201", "1.2.840.10008.1.2.5"
+REAL = Path(__file__).parent / "dicom" / "codec"
 ENCAPSULATED_LOSSLESS = [uid for uid in LOSSLESS_SYNTAXES if uid not in NATIVE_SYNTAXES]
 
 
 def frame_of(
-    payload: bytes, shape: tuple[int, int], uid: str, *, bits: int = 12, is_signed: bool = False
+    payload: bytes, shape: tuple[int, ...], uid: str, *, bits: int = 12, is_signed: bool = False
 ) -> EncodedFrame:
     allocated = 8 if bits <= 8 else 16
-    return EncodedFrame(uid, payload, *shape, allocated, bits, bits - 1, is_signed, "")
+    rows, columns = shape
+    return EncodedFrame(uid, payload, rows, columns, allocated, bits, bits - 1, is_signed, "")
 
 
 def independent(path: Path, uid: str) -> npt.NDArray[Any]:
@@ -259,7 +263,7 @@ def test_overlay_bits_are_dropped_and_wrong_bits_stored_are_not_believed() -> No
 def test_high_bit_above_bits_stored_shifts() -> None:
     source = chest_picture(64, 48, bits=12)
     payload = (source << np.uint16(4)).tobytes()
-    frame = EncodedFrame(NATIVE_SYNTAXES[0], payload, *source.shape, 16, 12, 15, False, "")
+    frame = replace(frame_of(payload, source.shape, NATIVE_SYNTAXES[0]), high_bit=15)
     np.testing.assert_array_equal(decode(frame, cover_px=None).pixels, source)
 
 
@@ -278,6 +282,37 @@ def test_jp2_wrapper_is_taken_off() -> None:
     frame = frame_of(payload, source.shape, J2K_LOSSLESS)
     np.testing.assert_array_equal(decode(frame, cover_px=None).pixels, source)
     assert decode(frame, cover_px=320).reduction == 2
+
+
+# Real files
+
+
+@pytest.mark.parametrize("name", ["RG3_J2KR", "RG3_JLSL", "RG3_JPLL"])
+def test_real_lossless_encodings_of_one_film_are_identical(name: str) -> None:
+    reference = decode(read_film(REAL / "RG3_RLE")[1], cover_px=None)
+    assert (reference.route, reference.pixels.shape, int(reference.pixels.max())) == (
+        "rle",
+        (1760, 1760),
+        1023,
+    )
+    picture = decode(read_film(REAL / name)[1], cover_px=None)
+    np.testing.assert_array_equal(picture.pixels, reference.pixels)
+    np.testing.assert_array_equal(picture.pixels, dcmread(REAL / name).pixel_array)
+
+
+def test_real_near_lossless_encoding_is_within_its_bound() -> None:
+    reference = decode(read_film(REAL / "RG3_RLE")[1], cover_px=None).pixels.astype(int)
+    picture = decode(read_film(REAL / "RG3_JLSN")[1], cover_px=None)
+    assert np.abs(picture.pixels - reference).max() <= 4
+
+
+def test_real_extended_jpeg_that_libjpeg_refuses_is_decoded() -> None:
+    """Its scan header is illegal; libjpeg-turbo reads it, and lossy overshoot is cut off at 10 bits."""
+    reference = decode(read_film(REAL / "RG3_RLE")[1], cover_px=None).pixels.astype(int)
+    picture = decode(read_film(REAL / "RG3_JPLY")[1], cover_px=None)
+    assert int(picture.pixels.max()) == 1023
+    assert np.abs(picture.pixels - reference).mean() < 3
+    assert np.abs(picture.pixels - reference).max() < 64
 
 
 # Faults

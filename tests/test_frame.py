@@ -171,11 +171,11 @@ def test_declared_megapixels_are_refused_before_reading(
     assert reason_of(path) is Reason.IMPLAUSIBLE_SIZE
 
 
-@pytest.mark.parametrize("setting", [{"max_megapixels": 0.05}, {"max_file_mb": 0.1}])
-def test_limits_come_from_the_settings(tmp_path: Path, setting: dict[str, float]) -> None:
+@pytest.mark.parametrize("limits", [RunSettings(max_megapixels=0.05), RunSettings(max_file_mb=0.1)])
+def test_limits_come_from_the_settings(tmp_path: Path, limits: RunSettings) -> None:
     path = write_film(tmp_path / "f")
     read_film(path)
-    assert reason_of(path, RunSettings(**setting)) is Reason.IMPLAUSIBLE_SIZE
+    assert reason_of(path, limits) is Reason.IMPLAUSIBLE_SIZE
 
 
 @pytest.mark.parametrize("bits_allocated", [1, 12, 32])
