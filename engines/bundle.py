@@ -1,5 +1,4 @@
-"""Opens a model bundle (a folder or one .zip/.screener file), verified before anything in it is used, and
-writes one.
+"""Writes a model bundle, and opens one (a folder or one .zip file) with everything in it verified first.
 
 A bundle is inert: JSON, Markdown and ONNX, nothing that unpickles or executes. The decision a reader would
 question: a graph is hashed again whenever its bytes are handed to an engine. It costs milliseconds, and what
@@ -11,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,8 @@ from engines.tensor_spec import TensorSpec
 
 MANIFEST = "manifest.json"
 
-MAX_FILE_BYTES = 2**31
-"""No file of a bundle is larger: protobuf limits an ONNX file to 2 GiB. Stops a deflate bomb."""
+MAX_FILE_BYTES = 2**29
+"""No file of a bundle is larger: 512 MiB is ten times the networks in use. Stops a deflate bomb."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +118,7 @@ def default_bundle() -> Path:
 
 
 def model_sha256(segmentation_sha256: str, classification_sha256: str) -> str:
-    """Identity of a pair of networks: SHA-256 over the hexadecimal hashes of their float32 graphs, in this
-    order.
+    """Identity of a pair of networks: SHA-256 over the hexadecimal hashes of their float32 graphs.
 
     Quantised graphs are not part of it: they are judged against these, and share their calibration.
     """
@@ -228,7 +227,7 @@ def _read(path: Path, name: str) -> bytes:
     except (FileNotFoundError, KeyError) as error:
         missing = f"bundle file {name}" if path.exists() else "the bundle"
         raise BundleError(f"{missing} is missing; copy the bundle again from its source") from error
-    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+    except (OSError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
         raise BundleError(
             f"bundle file {name} cannot be read ({type(error).__name__}); "
             "expected a bundle folder or one packed file"

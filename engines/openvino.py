@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-import queue
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ import numpy.typing as npt
 import openvino as ov
 
 from engines.errors import EngineError
+from engines.lanes import LanePool
 from engines.onnx_header import read_onnx_header
 from engines.plan_cache import PlanCache, PlanKey
 from engines.tensor_spec import check_feeds
@@ -36,16 +36,16 @@ _LAYERS_WITH_ISA = ("Convolution", "Deconvolution", "FullyConnected", "MatMul")
 
 
 @dataclass(slots=True)
-class _Slot:
-    """One inference request and the outputs it is writing."""
+class _Request:
+    """One inference request and where its outputs go."""
 
     request: Any
+    results: Arrays = field(default_factory=dict)
+    """Slices of the caller's arrays."""
+    padded: Arrays = field(default_factory=dict)
+    """Outputs of a micro-batch that had to be filled up; empty when OpenVINO writes into `results` itself."""
     keep: tuple[Any, ...] = ()
     """Tensors and arrays that must live until the request is done."""
-    padded: Arrays | None = None
-    """Outputs of a padded micro-batch, still to be copied."""
-    start: int = 0
-    stop: int = 0
 
 
 class OpenVinoEngine:
@@ -93,10 +93,9 @@ class OpenVinoEngine:
                 refusals.append(f"{self.precision}: {_last_line(error)}")
         else:
             raise EngineError(f"OpenVINO cannot compile the graph ({'; '.join(refusals)})")
-        self._free: queue.Queue[_Slot] = queue.Queue()
         # One more request than streams: a stream never waits for the host to fill the next one.
-        for _ in range(count + 1):
-            self._free.put(_Slot(self._compiled.create_infer_request()))
+        requests = [_Request(self._compiled.create_infer_request()) for _ in range(count + 1)]
+        self._lanes = LanePool(requests)
         processor = str(core.get_property("CPU", "FULL_DEVICE_NAME")).strip()
         self.description = (
             f"OpenVINO {ov.__version__.partition('-')[0]}, {self.precision} on {processor} "
@@ -111,73 +110,43 @@ class OpenVinoEngine:
         count = check_feeds(self.inputs, feeds)
         sources = {name: np.ascontiguousarray(array) for name, array in feeds.items()}
         results = {spec.name: np.empty(spec.of_batch(count), spec.dtype) for spec in self.outputs}
-        running: deque[_Slot] = deque()
+
+        def start(lane: _Request, first: int, last: int) -> None:
+            lane.results = {name: array[first:last] for name, array in results.items()}
+            self._start(lane, {name: array[first:last] for name, array in sources.items()}, last - first)
+
         try:
-            for start in range(0, count, self._micro_batch):
-                slot = self._take(running, results)
-                slot.start, slot.stop = start, min(start + self._micro_batch, count)
-                running.append(slot)
-                self._start(slot, sources, results)
-            while running:
-                self._finish(running, results)
+            self._lanes.run(count, self._micro_batch, start, _finish)
         except RuntimeError as error:
-            raise EngineError(f"OpenVINO failed: {error}") from error
-        finally:
-            for slot in running:  # only after a failure
-                with suppress(RuntimeError):
-                    slot.request.wait()
-                self._release(slot)
+            raise EngineError(f"OpenVINO failed: {_last_line(error)}") from error
         return results
 
     def close(self) -> None:
         """Drop the compiled network and its buffers."""
         self._compiled = None
-        while not self._free.empty():
-            self._free.get_nowait()
+        self._lanes.drain()
 
-    def _take(self, running: deque[_Slot], results: Arrays) -> _Slot:
-        """A free request; waits for an own running one rather than for other threads', which may wait for
-        us.
-        """
-        try:
-            return self._free.get_nowait()
-        except queue.Empty:
-            if not running:
-                return self._free.get()
-        slot = running[0]
-        self._complete(slot, results)
-        running.popleft()
-        return slot
-
-    def _start(self, slot: _Slot, sources: Arrays, results: Arrays) -> None:
-        missing = self._micro_batch - (slot.stop - slot.start)
-        feeds = {name: array[slot.start : slot.stop] for name, array in sources.items()}
+    def _start(self, lane: _Request, feeds: Arrays, count: int) -> None:
+        missing = self._micro_batch - count
+        lane.padded = {}
         if missing:
             feeds = {name: _padded(array, missing) for name, array in feeds.items()}
-            slot.padded = {
+            lane.padded = {
                 spec.name: np.empty(spec.of_batch(self._micro_batch), spec.dtype) for spec in self.outputs
             }
-        targets = slot.padded or {name: array[slot.start : slot.stop] for name, array in results.items()}
-        tensors = {name: ov.Tensor(array, shared_memory=True) for name, array in (feeds | targets).items()}
+        arrays = {**feeds, **(lane.padded or lane.results)}
+        tensors = {name: ov.Tensor(array, shared_memory=True) for name, array in arrays.items()}
         for name, tensor in tensors.items():
-            slot.request.set_tensor(name, tensor)
-        slot.keep = (feeds, targets, tensors)
-        slot.request.start_async()
+            lane.request.set_tensor(name, tensor)
+        lane.keep = (arrays, tensors)
+        lane.request.start_async()
 
-    def _finish(self, running: deque[_Slot], results: Arrays) -> None:
-        self._complete(running[0], results)
-        self._release(running.popleft())
 
-    def _complete(self, slot: _Slot, results: Arrays) -> None:
-        slot.request.wait()
-        if slot.padded:
-            for name, array in slot.padded.items():
-                results[name][slot.start : slot.stop] = array[: slot.stop - slot.start]
-            slot.padded = None
-
-    def _release(self, slot: _Slot) -> None:
-        slot.padded = None
-        self._free.put(slot)
+def _finish(lane: _Request) -> None:
+    lane.request.wait()
+    for name, array in lane.padded.items():
+        lane.results[name][:] = array[: len(lane.results[name])]
+    lane.keep = ()
 
 
 def has_bf16() -> bool:
@@ -186,9 +155,7 @@ def has_bf16() -> bool:
 
 
 def _arithmetics(core: ov.Core, precision: str) -> tuple[tuple[str, str], ...]:
-    """What to try, in order: precision by name, and OpenVINO's hint for what is computed in floating
-    point.
-    """
+    """What to try, in order: precision by name, and OpenVINO's hint for what stays floating point."""
     native_bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if precision == "bf16" and not native_bf16:
         raise EngineError("this processor has no bf16 instructions; use --precision fp32 or auto")
@@ -233,7 +200,7 @@ def _compile(
     started = time.perf_counter()
     network = core.read_model(model)
     network.reshape(shapes)
-    _keep_front_in_float32(network)
+    _keep_geometry_in_float32(network)
     compiled = core.compile_model(network, "CPU", properties)
     if cache:
         with suppress(EngineError):  # a full disk costs the next start half a second
@@ -243,26 +210,30 @@ def _compile(
     return compiled
 
 
-def _keep_front_in_float32(network: ov.Model) -> None:
-    """Make what comes before the first convolutions compute in float32 even under a bf16 hint.
+def _keep_geometry_in_float32(network: ov.Model) -> None:
+    """Make everything that is not behind a convolution compute in float32 even under a bf16 hint.
 
-    Crop coordinates in bf16 are multiples of 4 pixels near the far edge of a 768 canvas. The CPU plugin
-    leaves in float32 whatever reaches an output without passing a convolution, so the fronts become outputs
-    too.
+    Crop coordinates in bf16 are multiples of 4 pixels near the far edge of a 768 canvas, and sums over a mask
+    stop growing at 256. The CPU plugin leaves in float32 whatever reaches an output without passing a
+    convolution or a matrix product, so each value that such geometry hands to the network behind becomes an
+    output too.
     """
+    varying: set[str] = set()
     behind: set[str] = set()
-    fronts = []
+    handed_over: dict[tuple[str, int], Any] = {}
     for operator in network.get_ordered_ops():
-        name = operator.get_friendly_name()
-        sources = [value.get_node() for value in operator.input_values()]
-        is_matrix = operator.get_type_name() in _MATRIX_OPERATORS
-        is_behind = any(source.get_friendly_name() in behind for source in sources)
-        if is_matrix and not is_behind and sources[0].get_type_name() not in ("Parameter", "Constant"):
-            fronts.append(operator.input_value(0))
-        if is_matrix or is_behind:
+        name, kind = operator.get_friendly_name(), operator.get_type_name()
+        sources = [(value.get_node().get_friendly_name(), value) for value in operator.input_values()]
+        if kind == "Parameter" or any(source in varying for source, _ in sources):
+            varying.add(name)
+        if kind in _MATRIX_OPERATORS or any(source in behind for source, _ in sources):
             behind.add(name)
-    if fronts:
-        network.add_outputs(fronts)
+            for source, value in sources:
+                is_computed = source in varying and value.get_node().get_type_name() != "Parameter"
+                if is_computed and source not in behind and value.get_element_type() == ov.Type.f32:
+                    handed_over[source, value.get_index()] = value
+    if handed_over:
+        network.add_outputs(list(handed_over.values()))
 
 
 def _instruction_set(compiled: ov.CompiledModel) -> str:

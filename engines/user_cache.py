@@ -1,6 +1,4 @@
-"""The user's own folder for compiled networks. What is loaded from it was written by this user on this
-machine.
-"""
+"""The user's own folder for compiled networks: what is loaded from it, this user wrote on this machine."""
 
 from __future__ import annotations
 

@@ -180,7 +180,7 @@ def export(
             verbose=False,
         )
     assert program is not None
-    return program.model_proto.SerializeToString()
+    return bytes(program.model_proto.SerializeToString())
 
 
 def build_pair(

@@ -68,7 +68,7 @@ def test_crop_stays_in_float32_under_bf16(monkeypatch: pytest.MonkeyPatch) -> No
     for _ in range(2):
         found = OpenVinoEngine(tiny_pair().classification, precision="bf16").run(feeds)["stage_logits"]
         errors.append(float(np.abs(found - reference).mean()))
-        monkeypatch.setattr("engines.openvino._keep_front_in_float32", lambda network: None)
+        monkeypatch.setattr("engines.openvino._keep_geometry_in_float32", lambda network: None)
     assert errors[1] > 2 * errors[0]
 
 
@@ -149,7 +149,7 @@ def test_compiled_graph_is_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     def never(network: object) -> None:
         raise AssertionError("compiled again")
 
-    monkeypatch.setattr("engines.openvino._keep_front_in_float32", never)
+    monkeypatch.setattr("engines.openvino._keep_geometry_in_float32", never)
     second = OpenVinoEngine(tiny_pair().segmentation, cache=cache)
     assert second.description == first.description
     for name, array in second.run(canvas).items():
