@@ -80,6 +80,12 @@ def test_link_row_carries_identity_intact() -> None:
     assert link["file_id"] == PSEUDONYMS.file_id("site/0005.dcm")
 
 
+def test_rows_fill_only_columns_that_exist() -> None:
+    for row in rows_of(screened(5), rejected(6), Rejection(entry(7), Reason.NOT_DICOM)):
+        assert row.image.keys() <= {column.name for column in schema.IMAGES}
+        assert row.link.keys() <= {column.name for column in schema.LINKS}
+
+
 def test_path_and_name_that_are_not_unicode_survive() -> None:
     path = b"caf\xe9.dcm".decode("utf-8", "surrogateescape")
     odd = Rejection(
