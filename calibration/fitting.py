@@ -46,7 +46,9 @@ class LabelFit:
 
     scaling: Scaling
     probabilities: Float64
-    """(N,) calibrated probabilities of the readings: of the label, or of stage I or more."""
+    """(N,) calibrated probabilities at the prevalence in use: of the label, or of stage I or more."""
+    at_readings: Float64
+    """(N,) the same at the prevalence of the readings, which is what they can be compared with."""
     point: OperatingPoint
 
 
@@ -65,12 +67,12 @@ def fit_label(
         CalibrationError: a class is missing, or a number is out of range.
     """
     labels = np.asarray(labels_N)
-    scaling = fit_platt(logits_N, labels)
+    fitted = scaling = fit_platt(logits_N, labels)
     if prevalence is not None:
-        scaling = scaling.shifted(label_shift_bias(float(labels.mean()), prevalence))
+        scaling = fitted.shifted(label_shift_bias(float(labels.mean()), prevalence))
     probabilities = scaling.label(logits_N)
     curve = operating_curve(probabilities, labels, prevalence=prevalence)
-    return LabelFit(scaling, probabilities, choose_threshold(curve, sensitivity))
+    return LabelFit(scaling, probabilities, fitted.label(logits_N), choose_threshold(curve, sensitivity))
 
 
 def fit_stage(
@@ -97,14 +99,15 @@ def fit_stage(
     """
     stages = np.asarray(stages_N)
     positive = (stages >= 1).astype(np.int64)
-    scaling = fit_vector(logits_NK, stages) if method == "vector" else fit_temperature(logits_NK, stages)
+    fitted = fit_vector(logits_NK, stages) if method == "vector" else fit_temperature(logits_NK, stages)
+    scaling = fitted
     if prevalence is not None and 0 < positive.mean() < 1:
         share = float(positive.mean())
         first, others = shift_bias((1 - share, share), (1 - prevalence, prevalence))
-        scaling = scaling.shifted((first, others, others, others))
-    probabilities = scaling.classes(logits_NK)[:, 1:].sum(axis=1)
+        scaling = fitted.shifted((first, others, others, others))
+    probabilities, at_readings = (used.classes(logits_NK)[:, 1:].sum(axis=1) for used in (scaling, fitted))
     curve = operating_curve(probabilities, positive, prevalence=prevalence)
-    return LabelFit(scaling, probabilities, choose_threshold(curve, sensitivity))
+    return LabelFit(scaling, probabilities, at_readings, choose_threshold(curve, sensitivity))
 
 
 def tb_priority_threshold(fit: LabelFit, labels_N: npt.ArrayLike, specificity: float) -> float:
