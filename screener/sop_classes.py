@@ -17,7 +17,7 @@ SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 DX_FOR_PRESENTATION = "1.2.840.10008.5.1.4.1.1.1.1"
 DX_FOR_PROCESSING = "1.2.840.10008.5.1.4.1.1.1.1.1"
 MEDIA_STORAGE_DIRECTORY = "1.2.840.10008.1.3.10"
-_STORAGE_PREFIX = "1.2.840.10008.5.1.4.1.1."
+_STANDARD_PREFIX = "1.2.840.10008."
 _MAY_BE_RADIOGRAPHS = frozenset(
     {
         "1.2.840.10008.5.1.4.1.1.1",  # Computed Radiography
@@ -29,6 +29,7 @@ _MAY_BE_RADIOGRAPHS = frozenset(
         "1.2.840.10008.5.1.4.1.1.12.2",  # X-ray radiofluoroscopy: R/F rooms store chest films under it
     }
 )
+_STORAGE_NAMES = ("Storage", "Storage - Trial", "For Presentation", "For Processing")
 _HOLD_PICTURES = ("Image", "RT Dose", "Segmentation Storage", "Parametric Map", "Volume Storage")
 
 FLUOROSCOPY = "RF"
@@ -53,10 +54,10 @@ _NO_PICTURES = _terms(
 @lru_cache(maxsize=1024)
 def other_kind(sop_class_uid: str | None) -> Reason | None:
     """Why a SOP class cannot be a radiograph: not an image at all, or an image of another kind."""
-    if sop_class_uid in _MAY_BE_RADIOGRAPHS or not (sop_class_uid or "").startswith(_STORAGE_PREFIX):
+    if sop_class_uid in _MAY_BE_RADIOGRAPHS or not (sop_class_uid or "").startswith(_STANDARD_PREFIX):
         return None
     name = sop_class_name(sop_class_uid)
-    if not name:
+    if not name.endswith(_STORAGE_NAMES):
         return None
     return Reason.NOT_A_RADIOGRAPH if any(word in name for word in _HOLD_PICTURES) else Reason.NOT_AN_IMAGE
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
+import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -163,3 +165,18 @@ def test_missing_root_is_a_config_error_without_its_path(tmp_path: Path) -> None
     with pytest.raises(ConfigError) as caught:
         walk(tmp_path / "zhang-san")
     assert "zhang" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_walk_keeps_up_with_any_disk(tmp_path: Path) -> None:
+    """100,000 entries a second of processor time; run with `-s` to see the rate."""
+    for folder in range(50):
+        (tmp_path / f"{folder:03}").mkdir()
+        for file in range(1000):
+            (tmp_path / f"{folder:03}" / f"{file:05}.dcm").write_bytes(b"x")
+    started = time.process_time()
+    count = sum(1 for _ in walk(tmp_path))
+    rate = count / (time.process_time() - started)
+    sys.stdout.write(f"\n{rate:,.0f} files/s\n")
+    assert count == 50_000
+    assert rate > 100_000

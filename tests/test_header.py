@@ -7,6 +7,8 @@ import io
 import logging
 import resource
 import struct
+import sys
+import time
 import warnings
 import zlib
 from collections.abc import Callable
@@ -20,7 +22,14 @@ from hypothesis import strategies as st
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.sequence import Sequence
-from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ExplicitVRLittleEndian
+from pydicom.uid import (
+    UID,
+    CTImageStorage,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    SecondaryCaptureImageStorage,
+)
 
 from screener.elements import Encoding, quiet_pydicom, scan
 from screener.eligibility import check_eligible
@@ -143,7 +152,7 @@ def test_reject_by_file_meta_reads_the_head_only() -> None:
 
 def test_file_meta_that_contradicts_the_data_set_does_not_reject() -> None:
     def alter(dataset: Dataset) -> None:
-        dataset.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.2"
+        dataset.file_meta.MediaStorageSOPClassUID = CTImageStorage
 
     with quiet_pydicom():
         dataset = pydicom.dcmread(real_file(FILM))
@@ -275,6 +284,7 @@ def test_contradictory_statements_leave_it_to_the_picture() -> None:
         ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.88.22"}, Reason.NOT_AN_IMAGE),
         ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.11.1"}, Reason.NOT_AN_IMAGE),
         ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.1.2"}, Reason.NOT_A_RADIOGRAPH),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.39.1"}, Reason.NOT_AN_IMAGE),
         ({"Modality": "MG"}, Reason.NOT_A_RADIOGRAPH),
         ({"Modality": "PR"}, Reason.NOT_AN_IMAGE),
         ({"Modality": "RF", "BodyPartExamined": "ESOPHAGUS"}, Reason.NOT_A_RADIOGRAPH),
@@ -366,8 +376,8 @@ def test_wrong_native_transfer_syntax_is_read_as_written() -> None:
 def _deflated(payload: bytes) -> bytes:
     """A Part 10 file of the deflated transfer syntax around a payload."""
     meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.7"
-    meta.MediaStorageSOPInstanceUID = "1.2.3"
+    meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
+    meta.MediaStorageSOPInstanceUID = UID("1.2.3")
     meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
     file = DicomBytesIO()
     pydicom.filewriter.write_file_meta_info(file, meta)
@@ -386,12 +396,12 @@ def test_deflated_data_set() -> None:
 def test_deflate_bomb_is_refused_before_memory_is_taken() -> None:
     settings_ = RunSettings(max_megapixels=1)
     limit = 2_000_000 + MAX_HEADER_BYTES
-    bomb = _deflated(zlib.compress(bytes(8 * limit), wbits=-15))
+    bomb = _deflated(zlib.compress(bytes(2 * limit), 1, wbits=-15))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(DecodeError) as caught:
         read_header(io.BytesIO(bomb), settings_)
     assert caught.value.reason is Reason.IMPLAUSIBLE_SIZE
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 3 * limit / 1024
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2.5 * limit / 1024
 
 
 @pytest.mark.parametrize(
@@ -517,3 +527,31 @@ def test_pydicom_is_quiet_about_the_file(caplog: pytest.LogCaptureFixture) -> No
                 _read(path.read_bytes())
     assert not caught
     assert not caplog.records
+
+
+def _seconds_each(read: Callable[[], object], repeats: int = 100) -> float:
+    """Processor time of one call: the best of some rounds, so that a busy machine does not count."""
+    rounds = []
+    for _ in range(5):
+        started = time.process_time()
+        for _ in range(repeats):
+            read()
+        rounds.append((time.process_time() - started) / repeats)
+    return min(rounds)
+
+
+def test_ct_slice_costs_a_fraction_of_what_pydicom_takes() -> None:
+    """Measured about 4 times less; half is asked for. Run with `-s` to see the times."""
+    content, film = real_file("codec/CT_small.dcm").read_bytes(), real_file(FILM).read_bytes()
+
+    def reject() -> None:
+        with pytest.raises(DecodeError):
+            _eligible(content)
+
+    ours = _seconds_each(reject)
+    pydicoms = _seconds_each(lambda: pydicom.dcmread(io.BytesIO(content), stop_before_pixels=True))
+    films = _seconds_each(lambda: _eligible(film))
+    sys.stdout.write(
+        f"\nCT slice {ours * 1e3:.2f} ms, by pydicom {pydicoms * 1e3:.2f} ms; film {films * 1e3:.2f} ms\n"
+    )
+    assert ours < pydicoms / 2
