@@ -17,10 +17,12 @@ import numpy.typing as npt
 import polars as pl
 
 from screener import INTENDED_USE, schema
+from screener.canvas import CANVAS_SIDE
 from screener.errors import REASON_STATUS, Reason
 from screener.parts import write_table
+from screener.pictures import draw_overlay
 from screener.pseudonyms import Pseudonyms
-from screener.records import Identity
+from screener.records import Float32, Identity
 from screener.studies import study_rows
 
 KEY = bytes(range(32))
@@ -70,7 +72,13 @@ class SyntheticCampaign:
 
 
 def write_campaign(
-    folder: Path, *, num_studies: int, seed: int = 0, prevalence: float = 0.06, num_parts: int = 4
+    folder: Path,
+    *,
+    num_studies: int,
+    seed: int = 0,
+    prevalence: float = 0.06,
+    num_parts: int = 4,
+    num_pictures: int = 0,
 ) -> SyntheticCampaign:
     """Write a campaign, its roster, readings and key beside it.
 
@@ -80,6 +88,7 @@ def write_campaign(
         seed: of everything.
         prevalence: true share of persons with stage I or more.
         num_parts: parts of the images table.
+        num_pictures: overlay pictures of referred studies.
     """
     rng = np.random.default_rng(seed)
     pseudonyms = Pseudonyms(KEY)
@@ -88,6 +97,7 @@ def write_campaign(
     images = _images(rng, films)
     folder.mkdir(parents=True)
     _write_campaign_folder(folder, images, films, pseudonyms, num_parts)
+    _write_pictures(rng, folder, num_pictures)
     beside = folder.parent
     _roster(persons).write_csv(beside / "roster.csv")
     _readings(rng, films).write_csv(beside / "readings.csv")
@@ -300,6 +310,29 @@ def _write_campaign_folder(
             "device": "none: simulated campaign",
         },
     )
+
+
+def _write_pictures(rng: np.random.Generator, folder: Path, count: int) -> None:
+    """Overlays of referred studies, drawn from one simple chest with other activations each time."""
+    studies = pl.read_parquet(folder / "studies.parquet", columns=["image_pid", "status", "referral"])
+    referred = studies.filter((pl.col("status") == "screened") & (pl.col("referral") != "none")).head(count)
+    (folder / "pictures").mkdir()
+    canvas, lungs, box = _chest()
+    for image_pid in referred["image_pid"]:
+        activation = rng.normal(-1, 1, size=(2, 16, 16)).astype(np.float32)
+        drawn = draw_overlay(canvas, lungs, box, activation)
+        (folder / "pictures" / f"{image_pid}.webp").write_bytes(drawn)
+
+
+def _chest() -> tuple[Float32, Float32, Float32]:
+    """A canvas with two dark ellipses, their masks and their box."""
+    row, column = np.mgrid[:CANVAS_SIDE, :CANVAS_SIDE] / CANVAS_SIDE
+    rings = [((column - x) / 0.13) ** 2 + ((row - 0.5) / 0.3) ** 2 for x in (0.32, 0.68)]
+    ribs = 0.05 * np.sin(row * 60 + np.abs(column - 0.5) * 25)
+    canvas = 0.75 - 0.5 * np.clip(1.6 - np.minimum(*rings), 0, 1) + ribs
+    masks = [ring[1::3, 1::3] < 1 for ring in rings]
+    box = np.array([0.2, 0.19, 0.8, 0.81]) * CANVAS_SIDE
+    return canvas.astype(np.float32), np.stack(masks).astype(np.float32), box.astype(np.float32)
 
 
 def _write_json(path: Path, content: dict[str, object]) -> None:

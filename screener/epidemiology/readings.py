@@ -3,7 +3,8 @@
 One row per study and reader: `study_pid`, `reader`, and any of `gbz_stage` (0, I, II, III; also 1-3, the
 plus grades of 2002, 壹期 贰期 叁期), `ilo_profusion` with `ilo_zones` and `ilo_large`, `tb` (yes or no),
 `quality` (1-4) and `read_at`. Questionable: an ILO reading becomes a GBZ stage only when the number of
-affected zones is given; without it, it says only whether pneumoconiosis is present (1/0 or more, or a large opacity).
+affected zones is given; without it, it says only whether pneumoconiosis is present (1/0 or more, or a large
+opacity).
 """
 
 from __future__ import annotations

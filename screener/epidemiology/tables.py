@@ -214,13 +214,8 @@ def write_csv(path: Path, table: pl.DataFrame) -> None:
     Text from a roster that a spreadsheet would take for a formula (`=`, `+`, `-`, `@`) gets a leading
     apostrophe (OWASP CSV injection); missing values are empty.
     """
-    risky = pl.col(pl.String).str.contains(r"^[=+\-@\t\r]")
-    safe = table.with_columns(
-        pl.when(risky)
-        .then(pl.concat_str(pl.lit("'"), pl.col(pl.String)))
-        .otherwise(pl.col(pl.String))
-        .name.keep()
-    )
+    texts = [name for name, dtype in table.schema.items() if dtype == pl.String]
+    safe = table.with_columns(pl.col(name).str.replace(r"^([=+\-@\t\r])", "'$1") for name in texts)
     replace_file(path, lambda place: safe.write_csv(place, include_bom=True))
 
 

@@ -1,0 +1,1 @@
+"""Report content to one self-contained HTML page, in English and Chinese."""
