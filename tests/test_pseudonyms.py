@@ -93,8 +93,8 @@ def test_another_key_gives_other_pseudonyms_and_another_key_id() -> None:
 
 
 def test_paths_that_are_not_utf8_keep_their_bytes() -> None:
-    path = b"caf\xe9/\xff.dcm".decode("utf-8", "surrogateescape")
-    assert PSEUDONYMS.file_id(path) != PSEUDONYMS.file_id("caf\ufffd/\ufffd.dcm")
+    path = b"k\xf6ln/\xff.dcm".decode("utf-8", "surrogateescape")
+    assert PSEUDONYMS.file_id(path) != PSEUDONYMS.file_id("k\ufffdln/\ufffd.dcm")
     assert PSEUDONYMS.file_digests([path, "b"]).hex() == PSEUDONYMS.file_id(path) + PSEUDONYMS.file_id("b")
 
 
