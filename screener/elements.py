@@ -8,17 +8,12 @@ its sequences and LUTs, only what was found whole. Values are decoded on use and
 
 from __future__ import annotations
 
-import logging
 import math
 import re
 import struct
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal
 
-from pydicom.charset import convert_encodings, decode_bytes
+from screener.character_sets import decode_text
 
 UNDEFINED_LENGTH = 0xFFFFFFFF
 PIXEL_DATA_GROUP_START = 0x7FE00008
@@ -40,13 +35,6 @@ _HEADERS = {True: struct.Struct("<HH2sH"), False: struct.Struct(">HH2sH")}
 """Element header by byte order: group, number, VR, short length."""
 
 SPECIFIC_CHARACTER_SET = 0x00080005
-_ISO_2022 = ["ISO_IR 6", *(f"ISO 2022 IR {number}" for number in (87, 159, 13, 149, 58, 100, 101, 144, 126))]
-_NAME_DELIMITERS = frozenset(b"^=\r\n\t\f")
-"""A code extension ends at these (PS3.5 6.1.2.5.3)."""
-_GB2312_DESIGNATOR = "\x1b$)A"
-"""Python's iso_ir_58 codec leaves it in the text."""
-_BELIEVED_LAST = frozenset({"", "ISO_IR 6", "ISO 2022 IR 6", "ISO_IR 100", "ISO 2022 IR 100"})
-_IDEOGRAPHS = re.compile("[\u3400-\u9fff\U00020000-\U0003ffff]+")
 _PADDING = " \0"
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
@@ -236,73 +224,3 @@ def _end_of_item(data: bytes, at: int, encoding: Encoding, depth: int) -> int:
         nested = length == UNDEFINED_LENGTH
         at = _end_of_items(data, value_at, encoding, depth + 1) if nested else value_at + length
     return len(data) + 8
-
-
-def decode_text(value: bytes, character_sets: tuple[str, ...] = ()) -> str:
-    """Text of any DICOM character set (PS3.3 C.12.1.1.2), whatever is declared; never raises.
-
-    Devices leave the character set out or declare Latin-1 and write something else. So ASCII and Latin-1 are
-    believed only where the bytes are neither UTF-8 nor Chinese names; Latin-1 comes last and loses no byte.
-
-    Args:
-        value: the element's bytes.
-        character_sets: values of Specific Character Set; empty when it is missing.
-    """
-    if value.isascii() and b"\x1b" not in value:
-        return value.decode("ascii")
-    specific = [name for name in character_sets if name not in _BELIEVED_LAST]
-    declared = _decode(value, list(character_sets)) if specific else None
-    if declared is None and b"\x1b" in value:
-        declared = _decode(value, _ISO_2022)
-    if declared is None:
-        declared = _decode_strictly(value, "utf-8") or _chinese_name(value)
-    return value.decode("latin-1") if declared is None else declared
-
-
-def _decode(value: bytes, character_sets: list[str]) -> str | None:
-    """The text by pydicom's decoder, or None where it would warn, guess or lose something."""
-    try:
-        with quiet_pydicom("error"):
-            text = decode_bytes(value, convert_encodings(character_sets), set(_NAME_DELIMITERS))
-    except (UserWarning, LookupError, ValueError):
-        return None
-    text = text.replace(_GB2312_DESIGNATOR, "")
-    return None if "\x1b" in text else text
-
-
-@contextmanager
-def quiet_pydicom(warned: Literal["ignore", "error"] = "ignore") -> Iterator[None]:
-    """Keep pydicom's warnings and log messages in: they may quote values of the file.
-
-    Args:
-        warned: whether what it warns of is ignored or raised.
-    """
-    logger = logging.getLogger("pydicom")
-    was_disabled, logger.disabled = logger.disabled, True
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter(warned)
-            yield
-    finally:
-        logger.disabled = was_disabled
-
-
-def _decode_strictly(value: bytes, codec: str) -> str | None:
-    try:
-        return value.decode(codec)
-    except UnicodeDecodeError:
-        return None
-
-
-def _chinese_name(value: bytes) -> str | None:
-    """The text if it reads as GB18030 with two or more ideographs and each word all ideographs or all ASCII.
-
-    Nearly any Latin-1 text is GB18030 too; but an accented letter there takes its neighbour along and leaves
-    a word half Chinese.
-    """
-    text = _decode_strictly(value, "gb18030")
-    if text is None:
-        return None
-    words = re.split(r"[\^= ]+", text)
-    whole = all(word.isascii() or _IDEOGRAPHS.fullmatch(word) for word in words)
-    return text if whole and sum(not char.isascii() for char in text) >= 2 else None

@@ -28,12 +28,12 @@ from screener.elements import (
     Encoding,
     Scan,
     element_header,
-    quiet_pydicom,
     scan,
 )
 from screener.errors import DecodeError, Reason
 from screener.identity import read_identity
 from screener.instance import MODALITY, ROWS, SOP_CLASS_UID, read_instance
+from screener.quiet import quiet_pydicom
 from screener.records import HeaderFlag, Identity, Instance
 from screener.settings import RunSettings
 from screener.sop_classes import MEDIA_STORAGE_DIRECTORY, other_kind

@@ -31,10 +31,11 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
 )
 
-from screener.elements import Encoding, quiet_pydicom, scan
+from screener.elements import Encoding, scan
 from screener.eligibility import check_eligible
 from screener.errors import REASON_STATUS, DecodeError, Reason, Status
 from screener.header import MAX_HEADER_BYTES, ParsedHeader, read_header
+from screener.quiet import quiet_pydicom
 from screener.records import HeaderFlag, Instance
 from screener.settings import RunSettings
 from tests.dicom_archive import Outcome, copied_outcomes, read_outcomes, real_file

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from screener.elements import Elements, decode_text
+from screener.character_sets import decode_text
+from screener.elements import Elements
 from screener.errors import DecodeError
 from screener.header import read_header
 from screener.identity import read_identity
@@ -58,7 +59,8 @@ def test_declared_character_set(value: bytes, character_sets: tuple[str, ...], n
 
 
 @pytest.mark.parametrize(
-    "declared", [(), ("",), ("ISO_IR 6",), ("ISO_IR 100",), ("NONSENSE",), ("", "NONSENSE")]
+    "declared",
+    [(), ("",), ("ISO_IR 6",), ("ISO_IR 100",), ("NONSENSE",), ("", "NONSENSE"), ("", "ISO 2022 IR 58")],
 )
 @pytest.mark.parametrize(
     ("value", "name"),
