@@ -147,18 +147,22 @@ def _open(
     """Open the chosen backend and hold its tensors against the manifest."""
     graph = bundle.graph(graph_name)
     engine: Engine
-    match choice.backend:
-        case "openvino":
-            from engines.openvino import OpenVinoEngine
+    if choice.backend == "openvino":
+        from engines.openvino import OpenVinoEngine
 
-            engine = OpenVinoEngine(
-                bundle.read_graph(graph_name, int8=precision == "int8"),
-                precision=precision,
-                threads=threads,
-                cache=_plan_cache(),
-            )
-        case other:
-            raise EngineError(f"no engine named {other}; expected openvino")
+        model = bundle.read_graph(graph_name, int8=precision == "int8")
+        engine = OpenVinoEngine(model, precision=precision, threads=threads, cache=_plan_cache())
+    elif choice.backend == "torch":
+        from engines.torch_reference import TorchEngine
+
+        engine = TorchEngine.from_onnx(
+            bundle.read_graph(graph_name, int8=precision == "int8"),
+            device=f"cuda:{choice.gpu.index}" if choice.gpu else "cpu",
+            precision=_gpu_precision(precision),
+            micro_batch=batch_size,
+        )
+    else:
+        engine = _open_tensorrt(bundle, graph_name, choice, precision, batch_size)
     try:
         check_specs(f"{graph_name} inputs", found=engine.inputs, expected=graph.inputs)
         check_specs(f"{graph_name} outputs", found=engine.outputs, expected=graph.outputs)
@@ -174,3 +178,22 @@ def _plan_cache() -> PlanCache | None:
         return PlanCache()
     except EngineError:
         return None
+
+
+def _open_tensorrt(
+    bundle: Bundle, graph_name: str, choice: Choice, precision: Precision, batch_size: int
+) -> Engine:
+    from engines.tensorrt import load_tensorrt
+    from engines.tensorrt_build import BatchProfile
+    from engines.tensorrt_plans import open_plan, typed_graph
+
+    assert choice.gpu is not None
+    graph = typed_graph(bundle, graph_name, _gpu_precision(precision))
+    profile = BatchProfile()
+    trt = load_tensorrt(choice.backend)
+    return open_plan(trt, bundle, graph, choice.gpu, profile, PlanCache(), batch_size=batch_size)
+
+
+def _gpu_precision(precision: Precision) -> str:
+    """Graphics processors compute fp16 at full rate since sm_70; `auto` takes it."""
+    return "fp16" if precision == "auto" else precision
