@@ -15,7 +15,7 @@ import numpy.typing as npt
 _SAMPLES = 192
 """Rows and columns looked at along each axis: a 3000-pixel film every 16 pixels."""
 _PLAIN_SPAN = 0.02
-"""A row is plain when its middle 90 % spans less than this share of the picture's own span."""
+"""A row is plain when its middle 90 % spans less than this share of what the middle of the picture spans."""
 _SMALLEST_BORDER = 0.01
 """Borders thinner than this share of the side stay: cropping them gains nothing."""
 _LARGEST_CROP = 0.5
@@ -47,7 +47,10 @@ def inside_borders(pixels: npt.NDArray[np.generic]) -> Rectangle:
     height, width = pixels.shape
     step_rows, step_columns = max(1, height // _SAMPLES), max(1, width // _SAMPLES)
     sample = pixels[::step_rows, ::step_columns].astype(np.float32)
-    low, high = np.percentile(sample, (1, 99))
+    # Of the middle only: a border far outside the picture's own values would make all of it look plain.
+    quarter_rows, quarter_columns = sample.shape[0] // 4, sample.shape[1] // 4
+    middle = sample[quarter_rows : 3 * quarter_rows + 1, quarter_columns : 3 * quarter_columns + 1]
+    low, high = np.percentile(middle, (1, 99))
     tolerance = _PLAIN_SPAN * float(high - low)
     top, bottom = _plain_ends(sample, tolerance)
     left, right = _plain_ends(sample[top:bottom].T, tolerance)

@@ -8,14 +8,12 @@ needs no full-size floating point picture, costs a tenth, and every backend can 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from screener.borders import Rectangle, inside_borders
+from screener.borders import inside_borders
 from screener.codecs import COVER_SHARE, Picture, decode
 from screener.display import (
     DisplayTransform,
@@ -26,8 +24,9 @@ from screener.display import (
 )
 from screener.errors import DecodeError, Reason
 from screener.frame import EncodedFrame
+from screener.letterbox import CANVAS_SIDE, Drawing, Image, draw_stored_values
 from screener.polarity import Polarity, judge_polarity
-from screener.records import Bool, CanvasFacts, Float32, HeaderFlag, Letterbox
+from screener.records import Bool, CanvasFacts, Float32, HeaderFlag
 
 __all__ = [
     "CANVAS_SIDE",
@@ -38,57 +37,14 @@ __all__ = [
     "draw_canvas",
 ]
 
-Image = npt.NDArray[Any]
-"""(H, W) uint8, uint16 or int16."""
-Mask = npt.NDArray[np.uint8]
-"""(H, W) 0 or 255."""
-
-CANVAS_SIDE = 768
-"""Pixels of each side."""
 CANVAS_VERSION = "1"
 """Rises with any change that alters a canvas; a bundle and a campaign are bound to it."""
 
 _PERCENTILES = (0.5, 99.5)
-_PERCENTILE_STRIDE = 3
-"""Every third row and column is plenty for percentiles, and a tenth of the time."""
 _HIDDEN_SHARE = 0.5
 """A window that clips more than this share of the picture hides it."""
 _SMALLEST_SPAN = 0.1
 """So does one that shows the middle 98 % of the picture in less than this share of the grey levels."""
-_LARGEST_PADDING = 0.9
-"""A padding value that covers more than this share of the picture is not believed."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Fit:
-    """How a cropped picture is brought to canvas scale."""
-
-    halvings: int
-    height: int
-    width: int
-    shift: float
-    """Canvas pixels down and right, below 1: where a wavelet's first sample really lies."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Drawing:
-    """The picture at canvas scale, still in stored values, and where it lies."""
-
-    stored: Float32
-    """(h, w) stored values, area-averaged over the pixels that are not padding."""
-    inside: Bool | None
-    """(h, w) True where there is picture; None when that is everywhere."""
-    letterbox: Letterbox
-    top: int
-    left: int
-    cropped: bool
-
-    def visible(self, values: Image) -> Image:
-        """Every third row and column of `values` (h, w), without padding, flat."""
-        sparse = values[::_PERCENTILE_STRIDE, ::_PERCENTILE_STRIDE]
-        if self.inside is None:
-            return sparse.reshape(-1)
-        return sparse[self.inside[::_PERCENTILE_STRIDE, ::_PERCENTILE_STRIDE]]
 
 
 def decode_for_canvas(frame: EncodedFrame) -> Picture:
@@ -134,7 +90,7 @@ def draw_canvas(
     Raises:
         DecodeError: `BLANK_IMAGE`, the picture has a single value.
     """
-    drawing = _resize(picture, transform, rows, columns)
+    drawing = draw_stored_values(picture, transform.padding, rows, columns)
     grey, flags = _grey_levels(drawing, transform)
     if transform.inverted:
         np.subtract(1, grey, out=grey)
@@ -169,88 +125,10 @@ def canvas_from_grey(image: Image, out: Float32, *, check_polarity: bool = True)
     return draw_canvas(picture, DisplayTransform(), rows, columns, out, check_polarity=check_polarity)
 
 
-def _resize(picture: Picture, transform: DisplayTransform, rows: int, columns: int) -> _Drawing:
-    """Crop the borders and bring stored values to the canvas scale."""
-    crop = inside_borders(picture.pixels)
-    cropped = (crop.height, crop.width) != picture.pixels.shape
-    crop, halvings = _even_crop(crop)
-    pixels = picture.pixels[crop.top : crop.bottom, crop.left : crop.right]
-    scale = CANVAS_SIDE / max(crop.height, crop.width)
-    height, width = max(1, round(crop.height * scale)), max(1, round(crop.width * scale))
-    padded = _padding_mask(pixels, transform.padding, spread=picture.reduction > 1)
-    fit = _Fit(halvings, height, width, picture.origin_px / picture.reduction * scale)
-    if padded is None:
-        stored, inside = _area_average(pixels, fit), None
-    else:
-        stored, inside = _average_unpadded(pixels, padded, fit)
-    top, left = (CANVAS_SIDE - height) // 2, (CANVAS_SIDE - width) // 2
-    full_scale = scale / picture.reduction
-    # The drawing's sides are whole pixels: half of what rounding took is given back at either side.
-    letterbox = Letterbox(
-        scale=full_scale,
-        top=top + (height - crop.height * scale) / 2 - crop.top * scale,
-        left=left + (width - crop.width * scale) / 2 - crop.left * scale,
-    )
-    return _Drawing(stored, inside, letterbox, top, left, cropped)
-
-
-def _even_crop(crop: Rectangle) -> tuple[Rectangle, int]:
-    """How often the picture can be halved and still cover the canvas, and the crop cut to fit that.
-
-    At most the last 2**halvings - 1 rows and columns of a far larger picture go.
-    """
-    halvings = 0
-    while max(crop.height, crop.width) >> (halvings + 1) >= CANVAS_SIDE and min(crop.height, crop.width) > 64:
-        halvings += 1
-    unit = 1 << halvings
-    bottom = crop.top + max(unit, crop.height // unit * unit)
-    right = crop.left + max(unit, crop.width // unit * unit)
-    return Rectangle(crop.top, crop.left, bottom, right), halvings
-
-
-def _area_average(pixels: Image, fit: _Fit) -> Float32:
-    """`pixels` at canvas scale: 2 × 2 means while they cover, then area means; bilinear if enlarged.
-
-    Halving first is twice as fast as one resize: only the 2 × 2 mean has a vector routine.
-    """
-    for _ in range(fit.halvings):
-        half = (pixels.shape[1] // 2, pixels.shape[0] // 2)
-        pixels = cv2.resize(pixels, half, interpolation=cv2.INTER_AREA)
-    size = (fit.width, fit.height)
-    shrinks = fit.height < pixels.shape[0] or fit.width < pixels.shape[1]
-    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    drawn: Float32 = cv2.resize(pixels, size, interpolation=method).astype(np.float32)
-    if fit.shift == 0:
-        return drawn
-    matrix = np.array([[1, 0, fit.shift], [0, 1, fit.shift]])
-    shifted: Float32 = cv2.warpAffine(
-        drawn, matrix, size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
-    ).astype(np.float32, copy=False)
-    return shifted
-
-
-def _padding_mask(pixels: Image, padding: tuple[int, int] | None, *, spread: bool) -> Mask | None:
-    """255 where `pixels` are padding; None when none are or when nearly all would be."""
-    if padding is None:
-        return None
-    mask = cv2.inRange(pixels, np.array(padding[0]), np.array(padding[1])).astype(np.uint8, copy=False)
-    if not 0 < cv2.countNonZero(mask) < _LARGEST_PADDING * mask.size:
-        return None
-    # A wavelet's or a cosine's skirts mix padding into its neighbours.
-    return cv2.dilate(mask, np.ones((5, 5), np.uint8)).astype(np.uint8, copy=False) if spread else mask
-
-
-def _average_unpadded(pixels: Image, padded: Mask, fit: _Fit) -> tuple[Float32, Bool]:
-    """Area means over the pixels that are not padding, and where at least half of them are not."""
-    unpadded = cv2.bitwise_not(padded)
-    weight = _area_average(unpadded, fit) / np.float32(255)
-    total = _area_average(cv2.copyTo(pixels, unpadded), fit)
-    return total / np.maximum(weight, np.float32(0.5)), weight >= 0.5
-
-
-def _grey_levels(drawing: _Drawing, transform: DisplayTransform) -> tuple[Float32, tuple[HeaderFlag, ...]]:
+def _grey_levels(drawing: Drawing, transform: DisplayTransform) -> tuple[Float32, tuple[HeaderFlag, ...]]:
     """Display values in [0, 1] before any inversion: modality LUT, then VOI or a percentile window."""
-    if np.ptp(drawing.visible(drawing.stored)) == 0:
+    visible = drawing.visible(drawing.stored)
+    if visible.size == 0 or visible.min() == visible.max():
         raise DecodeError(Reason.BLANK_IMAGE, "the picture has a single value")
     values = modality_values(drawing.stored, transform)
     if transform.for_processing:
@@ -266,16 +144,16 @@ def _grey_levels(drawing: _Drawing, transform: DisplayTransform) -> tuple[Float3
     return grey, ()
 
 
-def _log_exposure(drawing: _Drawing, values: Float32, transform: DisplayTransform) -> Float32:
+def _log_exposure(drawing: Drawing, values: Float32, transform: DisplayTransform) -> Float32:
     """Raw detector values, linear in exposure, to a logarithmic scale as presentation has it."""
     if transform.logarithmic:
         return values
-    darkest = np.percentile(drawing.visible(values), _PERCENTILES[0])
+    darkest = float(np.percentile(drawing.visible(values), _PERCENTILES[0]))
     exposure: Float32 = np.log1p(np.maximum(values - np.float32(min(darkest, 0)), 0))
     return exposure
 
 
-def _percentile_window(drawing: _Drawing, values: Float32) -> Float32:
+def _percentile_window(drawing: Drawing, values: Float32) -> Float32:
     low, high = np.percentile(drawing.visible(values), _PERCENTILES)
     if high <= low:
         raise DecodeError(Reason.BLANK_IMAGE, "99 % of the picture have a single value")

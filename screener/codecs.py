@@ -17,13 +17,15 @@ from typing import cast
 import imagecodecs
 import numpy as np
 
-from screener.codestreams import Codestream, Coding, read_codestream
+from screener.codestreams import MOST_HALVINGS, Codestream, Coding, read_codestream
 from screener.decoders import CODEC_ERRORS, run_decoder
 from screener.errors import CorruptPixelData, DecodeError, Reason, UnsupportedTransferSyntax
 from screener.frame import EncodedFrame
 from screener.records import HeaderFlag
 from screener.stored_values import Pixels, Words, stored_values
 from screener.transfer_syntax import CODESTREAMS, NATIVE, RLE, is_big_endian, name_of
+
+__all__ = ["COVER_SHARE", "MOST_HALVINGS", "Picture", "decode"]
 
 COVER_SHARE = 0.97
 """A reduced picture with this share of the side asked for still covers it."""

@@ -24,7 +24,7 @@ _LOSSLESS = 0xC3
 _JPEG_LS = 0xF7
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {_JPEG_LS}
 _SIZ, _CAP, _COD, _COC, _SOT, _EOC = 0xFF51, 0xFF50, 0xFF52, 0xFF53, 0xFF90, 0xFFD9
-_MOST_HALVINGS = 3
+MOST_HALVINGS = 3
 _TRAILER_BYTES = 64
 """An end marker may be followed by padding, no more than this is looked through."""
 
@@ -96,7 +96,7 @@ def _read_jpeg(payload: Buffer) -> Codestream:
     if bytes(payload[-_TRAILER_BYTES:]).rstrip(b"\x00").rfind(b"\xff\xd9") < 0:
         raise _truncated("JPEG end of image is missing")
     coding = _jpeg_coding(marker)
-    halvings = _MOST_HALVINGS if coding is Coding.JPEG and precision == 8 else 0
+    halvings = MOST_HALVINGS if coding is Coding.JPEG and precision == 8 else 0
     return Codestream(payload, coding, rows, columns, components, precision, False, halvings)
 
 
@@ -112,7 +112,7 @@ def _jpeg_coding(marker: int) -> Coding:
 
 def _read_jpeg2000(payload: Buffer) -> Codestream:
     """JPEG 2000 main header (T.800 A), then the chain of tile-parts."""
-    halvings, high_throughput = _MOST_HALVINGS, False
+    halvings, high_throughput = MOST_HALVINGS, False
     position, size, components = 2, b"", 1
     while True:
         marker, length = struct.unpack_from(">HH", payload, position)

@@ -54,7 +54,8 @@ def _jpeg(stream: Codestream, reduction: int) -> Words:
         return imagecodecs.jpeg8_decode(_buffer(stream))
     # The class itself: `Image.open` would refuse by a limit of its own what the settings allow.
     with JpegImageFile(BytesIO(stream.payload)) as image:
-        image.draft("L", (-(-stream.columns // reduction), -(-stream.rows // reduction)))
+        # Rounded down: Pillow scales by as much as keeps the picture at least that large.
+        image.draft("L", (max(1, stream.columns // reduction), max(1, stream.rows // reduction)))
         return np.asarray(image)
 
 
