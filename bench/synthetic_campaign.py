@@ -8,8 +8,9 @@ the decision, not by a network; such a campaign tests reports and intervals and 
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,8 @@ _REJECTED = {
 """Extra files per study that are not screened."""
 _REPEATED, _COPIED = 0.03, 0.01
 """Second exposures and copied files per study."""
+
+_STARTED, _FILES_PER_MINUTE = datetime(2025, 12, 1, 8, tzinfo=UTC), 240
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -283,7 +286,10 @@ def _write_campaign_folder(
     size = -(-images.height // num_parts)
     for number in range(num_parts):
         part = images[number * size : (number + 1) * size]
-        write_table(folder / "images" / f"part-{number + 1:06d}.parquet", part, "images", metadata)
+        path = folder / "images" / f"part-{number + 1:06d}.parquet"
+        write_table(path, part, "images", metadata)
+        ended = _STARTED + timedelta(minutes=(number + 1) * size / _FILES_PER_MINUTE)
+        os.utime(path, (ended.timestamp(), ended.timestamp()))
     write_table(folder / "studies.parquet", study_rows(images.lazy()), "studies", metadata)
     (folder / "private").mkdir(mode=0o700)
     links = images.select(
@@ -303,8 +309,8 @@ def _write_campaign_folder(
     _write_json(
         folder / "run.json",
         {
-            "started_utc": "2025-12-01T08:00:00+00:00",
-            "finished_utc": datetime(2025, 12, 1, 20, tzinfo=UTC).isoformat(),
+            "started_utc": _STARTED.isoformat(),
+            "finished_utc": (_STARTED + timedelta(minutes=images.height / _FILES_PER_MINUTE)).isoformat(),
             "campaign": {"files": images.height, **statuses},
             "bundle": "simulated",
             "device": "none: simulated campaign",
@@ -315,7 +321,8 @@ def _write_campaign_folder(
 def _write_pictures(rng: np.random.Generator, folder: Path, count: int) -> None:
     """Overlays of referred studies, drawn from one simple chest with other activations each time."""
     studies = pl.read_parquet(folder / "studies.parquet", columns=["image_pid", "status", "referral"])
-    referred = studies.filter((pl.col("status") == "screened") & (pl.col("referral") != "none")).head(count)
+    referred = studies.filter((pl.col("status") == "screened") & (pl.col("referral") != "none"))
+    referred = referred.sort(pl.col("referral") != "priority", maintain_order=True).head(count)
     (folder / "pictures").mkdir()
     canvas, lungs, box = _chest()
     for image_pid in referred["image_pid"]:

@@ -9,6 +9,7 @@ sites is not read by anyone.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import altair as alt
@@ -25,13 +26,18 @@ FIRST, SECOND = "var(--series-1)", "var(--series-2)"
 _GRADES = ["var(--grade-1)", "var(--grade-2)", "var(--grade-3)", "var(--grade-4)"]
 _DRAWN = (Outcome.STAGE_GE_1, Outcome.TB)
 
+Chart = Any
+"""A chart of Altair, whose operators are not typed."""
 Spec = dict[str, Any]
 """A Vega-Lite specification."""
+
+FONT = 'system-ui, "Segoe UI", Roboto, "PingFang SC", "Microsoft YaHei", "WenQuanYi Zen Hei", sans-serif'
+"""Named, not inherited from the page: Vega measures labels on a canvas that inherits nothing."""
 
 CONFIG: Spec = {
     "background": "transparent",
     "view": {"stroke": "transparent"},
-    "font": "inherit",
+    "font": FONT,
     "axis": {
         "labelColor": "var(--ink)",
         "titleColor": "var(--ink)",
@@ -41,7 +47,9 @@ CONFIG: Spec = {
         "labelFontSize": 12,
         "titleFontSize": 12,
         "titleFontWeight": "normal",
-        "labelLimit": 220,
+        "labelLimit": 260,
+        "labelOverlap": True,
+        "labelFlush": False,
     },
     "legend": {"labelColor": "var(--ink)", "titleColor": "var(--ink)", "labelFontSize": 12, "orient": "top"},
     "header": {"labelColor": "var(--ink)", "titleColor": "var(--ink)", "labelFontSize": 12},
@@ -61,7 +69,7 @@ def chart_specs(
         language: of all words in the charts.
     """
     prevalence = tables["prevalence"]
-    makers: dict[str, Callable[[], alt.TopLevelMixin | None]] = {
+    makers: dict[str, Callable[[], Chart | None]] = {
         "flow": lambda: flow_chart(tables["flow"], language),
         "stages": lambda: stage_chart(prevalence, language),
         "scores": lambda: score_chart(tables["scores"], thresholds, language),
@@ -75,14 +83,12 @@ def chart_specs(
                 prevalence, name, language
             )
     for dimension in tables["quality"]["dimension"].unique(maintain_order=True):
-        makers[f"quality-{dimension}"] = lambda name=dimension: quality_chart(
-            tables["quality"], name, language
-        )
+        makers[f"quality-{dimension}"] = partial(quality_chart, tables["quality"], dimension, language)
     drawn = {name: make() for name, make in makers.items()}
     return {name: _spec(chart) for name, chart in drawn.items() if chart is not None}
 
 
-def _spec(chart: alt.TopLevelMixin) -> Spec:
+def _spec(chart: Chart) -> Spec:
     spec: Spec = chart.to_dict()
     spec["config"] = CONFIG
     return spec
@@ -95,7 +101,7 @@ def _words(column: str, language: Language, prefix: str = "") -> pl.Expr:
     )
 
 
-def flow_chart(flow: pl.DataFrame, language: Language) -> alt.TopLevelMixin | None:
+def flow_chart(flow: pl.DataFrame, language: Language) -> Chart | None:
     """Images remaining and excluded at each step."""
     images = (
         flow.filter(pl.col("unit") == "images")
@@ -116,7 +122,7 @@ def flow_chart(flow: pl.DataFrame, language: Language) -> alt.TopLevelMixin | No
     return (bars + counts).properties(width=WIDTH, height=ROW_HEIGHT * images.height)
 
 
-def stage_chart(prevalence: pl.DataFrame, language: Language) -> alt.TopLevelMixin | None:
+def stage_chart(prevalence: pl.DataFrame, language: Language) -> Chart | None:
     """Prevalence of suspected stage I, II and III with intervals."""
     stages = prevalence.filter(
         (pl.col("dimension") == OVERALL) & pl.col("outcome").is_in(list(STAGES)) & ~pl.col("suppressed")
@@ -126,11 +132,11 @@ def stage_chart(prevalence: pl.DataFrame, language: Language) -> alt.TopLevelMix
     return _dots(stages, FIRST, language).properties(width=WIDTH, height=34 * stages.height)
 
 
-def _dots(rows: pl.DataFrame, colour: str, language: Language) -> alt.LayerChart:
+def _dots(rows: pl.DataFrame, colour: str, language: Language) -> Chart:
     base = alt.Chart(rows.select("label", "prevalence", "low", "high", "num_positive", "num_persons")).encode(
         y=alt.Y("label:N", sort=rows["label"].to_list(), title=None)
     )
-    share = alt.X("low:Q", title=PAGE["share"].say(language), axis=alt.Axis(format="%"))
+    share = alt.X("low:Q", title=PAGE["share"].say(language), axis=alt.Axis(format="%", tickCount=8))
     limits = base.mark_rule(strokeWidth=2, color=colour).encode(x=share, x2="high:Q")
     points = base.mark_point(filled=True, size=70, color=colour, opacity=1).encode(
         x="prevalence:Q", tooltip=_interval_tooltip()
@@ -158,9 +164,7 @@ def largest_strata(prevalence: pl.DataFrame, dimension: str) -> list[str]:
     return rows.filter(pl.col("stratum").is_in(largest))["stratum"].to_list()
 
 
-def prevalence_chart(
-    prevalence: pl.DataFrame, dimension: str, language: Language
-) -> alt.TopLevelMixin | None:
+def prevalence_chart(prevalence: pl.DataFrame, dimension: str, language: Language) -> Chart | None:
     """Suspected stage I or more, and tuberculosis, with intervals by group."""
     strata = largest_strata(prevalence, dimension)
     rows = prevalence.filter(
@@ -185,14 +189,8 @@ def prevalence_chart(
         color=alt.Color(
             "finding:N", sort=findings, title=None, scale=alt.Scale(domain=findings, range=[FIRST, SECOND])
         ),
-        shape=alt.Shape(
-            "finding:N",
-            sort=findings,
-            title=None,
-            scale=alt.Scale(domain=findings, range=["circle", "square"]),
-        ),
     )
-    share = alt.X("low:Q", title=PAGE["share"].say(language), axis=alt.Axis(format="%"))
+    share = alt.X("low:Q", title=PAGE["share"].say(language), axis=alt.Axis(format="%", tickCount=8))
     limits = base.mark_rule(strokeWidth=2).encode(x=share, x2="high:Q")
     points = base.mark_point(filled=True, size=55, opacity=1).encode(
         x="prevalence:Q", tooltip=_interval_tooltip()
@@ -200,9 +198,7 @@ def prevalence_chart(
     return alt.layer(limits, points).properties(width=WIDTH, height=ROW_HEIGHT * 1.3 * len(order))
 
 
-def score_chart(
-    scores: pl.DataFrame, thresholds: dict[str, float], language: Language
-) -> alt.TopLevelMixin | None:
+def score_chart(scores: pl.DataFrame, thresholds: dict[str, float], language: Language) -> Chart | None:
     """Histograms of both probabilities; a rule where a finding begins to be suspected."""
     charts = []
     for finding, colour in (("pneumoconiosis", FIRST), ("tb", SECOND)):
@@ -228,7 +224,7 @@ def score_chart(
     return alt.hconcat(*charts) if charts else None
 
 
-def quality_chart(quality: pl.DataFrame, dimension: str, language: Language) -> alt.TopLevelMixin | None:
+def quality_chart(quality: pl.DataFrame, dimension: str, language: Language) -> Chart | None:
     """Share of each quality grade by site or X-ray unit."""
     of_dimension = quality.filter(pl.col("dimension") == dimension)
     sizes = (
@@ -249,7 +245,9 @@ def quality_chart(quality: pl.DataFrame, dimension: str, language: Language) -> 
         .mark_bar(height=16)
         .encode(
             y=alt.Y("label:N", title=None),
-            x=alt.X("share:Q", title=None, axis=alt.Axis(format="%"), scale=alt.Scale(domain=[0, 1])),
+            x=alt.X(
+                "share:Q", title=None, axis=alt.Axis(format="%", tickCount=8), scale=alt.Scale(domain=[0, 1])
+            ),
             color=alt.Color("grade:N", title=None, scale=alt.Scale(domain=grades, range=_GRADES)),
             order="quality_grade:Q",
             tooltip=[
@@ -263,7 +261,7 @@ def quality_chart(quality: pl.DataFrame, dimension: str, language: Language) -> 
     return chart.properties(width=WIDTH, height=ROW_HEIGHT * rows["label"].n_unique())
 
 
-def drift_chart(drift: pl.DataFrame, language: Language) -> alt.TopLevelMixin | None:
+def drift_chart(drift: pl.DataFrame, language: Language) -> Chart | None:
     """Four measures over time of acquisition, each with its band."""
     shown = drift.drop_nulls("mean").with_columns(_words("measure", language).alias("label"))
     if shown["period"].n_unique() < 2:
@@ -286,7 +284,7 @@ def drift_chart(drift: pl.DataFrame, language: Language) -> alt.TopLevelMixin | 
     return alt.concat(*charts, columns=2)
 
 
-def throughput_chart(throughput: pl.DataFrame, language: Language) -> alt.TopLevelMixin | None:
+def throughput_chart(throughput: pl.DataFrame, language: Language) -> Chart | None:
     """Files per minute as the run went on."""
     rows = throughput.drop_nulls("files_per_minute").with_columns(
         pl.col("ended_utc").dt.to_string("iso:strict")
@@ -308,7 +306,7 @@ def throughput_chart(throughput: pl.DataFrame, language: Language) -> alt.TopLev
     return line.properties(width=WIDTH, height=140)
 
 
-def reliability_chart(reliability: pl.DataFrame, language: Language) -> alt.TopLevelMixin | None:
+def reliability_chart(reliability: pl.DataFrame, language: Language) -> Chart | None:
     """Share positive by consensus against mean probability, with intervals."""
     if reliability.is_empty():
         return None
@@ -331,5 +329,6 @@ def reliability_chart(reliability: pl.DataFrame, language: Language) -> alt.TopL
     limits = base.mark_rule(strokeWidth=2).encode(
         y=alt.Y("low:Q", scale=unit, title=PAGE["observed_share"].say(language)), y2="high:Q"
     )
-    points = base.mark_point(filled=True, size=60, opacity=1).encode(y="observed:Q", shape="label:N")
+    shape = alt.Shape("label:N", title=None, scale=alt.Scale(domain=findings, range=["circle", "square"]))
+    points = base.mark_point(filled=True, size=60, opacity=1).encode(y="observed:Q", shape=shape)
     return alt.layer(diagonal, limits, points).properties(width=320, height=280)

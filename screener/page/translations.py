@@ -2,8 +2,8 @@
 
 `PAGE` holds the page's own sentences (`{name}` is filled in), `CODES` the words for codes of the tables.
 Chinese terms are those of GBZ 70: 尘肺病, 壹期 贰期 叁期. Questionable: *referred* is 建议复查, advice to
-have the film read by qualified readers, because a screening may neither diagnose nor suggest that it does; every
-finding carries 疑似 (suspected).
+have the film read by qualified readers, because a screening may neither diagnose nor suggest that it does;
+every finding carries 疑似 (suspected).
 """
 
 from __future__ import annotations
