@@ -1,7 +1,7 @@
 """Canvas and lung mask to an ILO-style technical quality grade, with the reasons computed from the pixels.
 
 Every measure is a number of the picture inside or around the lungs (`FilmMeasures`), compared with one
-named limit. Limits marked (E) are engineering choices: they lie outside what 431 public films with
+named limit. Limits marked (E) are engineering choices: they lie outside what 341 public films with
 radiologists' or landmark lung masks show (docs/decisions/quality.md has the percentiles). Questionable: a
 film with one lung not found is poor, not unreadable - a white lung is disease, and must still be read.
 
@@ -34,7 +34,7 @@ LOW_SPAN = 0.25
 """1-99 % span of the picture below which contrast is low (E)."""
 LOW_LUNG_CONTRAST = 0.04
 """Median of the mediastinum less that of the lungs; lungs must be darker (E)."""
-DARK_LUNG, BRIGHT_LUNG = 0.15, 0.75
+DARK_LUNG, BRIGHT_LUNG = 0.15, 0.80
 """Median of the lungs on the display scale: below is overexposed, above is underexposed (E)."""
 CLIPPED_SHARE = 0.05
 """Share of lung pixels at either end of the display window (E)."""
