@@ -1,9 +1,9 @@
 """Canvas and lung mask to an ILO-style technical quality grade, with the reasons computed from the pixels.
 
 Every measure is a number of the picture inside or around the lungs (`FilmMeasures`), compared with one
-named limit. Limits marked (E) are engineering choices: they lie outside what 341 public films with
-radiologists' or landmark lung masks show (docs/decisions/quality.md has the percentiles). Questionable: a
-film with one lung not found is poor, not unreadable - a white lung is disease, and must still be read.
+named limit. Limits marked (E) are engineering choices at the rim of what 341 public films with radiologists'
+or landmark lung masks show (docs/decisions/quality.md has the percentiles). Questionable: a film with one
+lung not found is poor, not unreadable: a white lung is disease, and must still be read.
 
 Shape letters: S canvas side, M mask side.
 """
