@@ -23,7 +23,7 @@ from screener.errors import CorruptPixelData, DecodeError, Reason, UnsupportedTr
 from screener.frame import EncodedFrame
 from screener.records import HeaderFlag
 from screener.stored_values import Pixels, Words, stored_values
-from screener.transfer_syntax import CODESTREAMS, NATIVE, RLE, is_big_endian, name_of
+from screener.transfer_syntax import CODESTREAMS, DEFLATED, NATIVE, RLE, is_big_endian, name_of
 
 __all__ = ["COVER_SHARE", "MOST_HALVINGS", "Picture", "decode"]
 
@@ -69,7 +69,7 @@ def decode(frame: EncodedFrame, *, cover_px: float | None) -> Picture:
     if uid == RLE:
         return _unpack(_rle_words(frame), frame, "rle")
     if uid in NATIVE:
-        return _unpack(_native_words(frame), frame, "raw")
+        return _unpack(_native_words(frame), frame, "deflated" if uid == DEFLATED else "raw")
     raise UnsupportedTransferSyntax(name_of(uid))
 
 

@@ -32,6 +32,7 @@ NATIVE = frozenset(
     )
 )
 """Pixel data lie in the data set as they are."""
+DEFLATED = str(DeflatedExplicitVRLittleEndian)
 RLE = str(RLELossless)
 CODESTREAMS = frozenset(
     str(uid)
