@@ -9,8 +9,7 @@ Synthetic scores prove plumbing only: the table says of every film what it was m
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -22,6 +21,7 @@ import numpy.typing as npt
 from screener.canvas import CANVAS_SIDE, canvas_from_grey
 from screener.errors import ConfigError
 from screener.records import ZONES, CanvasFacts
+from screener.settings import available_cores
 from screener.staging import LARGE_OPACITY_MM, LargeOpacity, stage_from_zones
 from training.findings import FilmClass, FindingPlan, sample_plan
 from training.films import RealFilm, read_films, real_film
@@ -208,7 +208,7 @@ def _row(slot: _Slot, film: Film, plan: FindingPlan, nuisance: Nuisance, facts: 
     large = tuple(LargeOpacity(long, short) for long, short in film.drawing.large_mm if long > LARGE_OPACITY_MM)
     staged = stage_from_zones(plan.levels, large_opacities=large, aggregation=plan.aggregation)
     biggest = max(film.drawing.large_mm, default=(0.0, 0.0))
-    name = f"{slot.index:06d}"
+    name = f"s{seed}-{slot.index:06d}"
     top, left, bottom, right = facts.content
     levels = dict(zip(ZONES, plan.levels, strict=True)) if frontal else dict.fromkeys(ZONES)
     return CohortFilm(
@@ -324,13 +324,16 @@ def _claim(out: Path, settings: CohortSettings, hosts: tuple[RealFilm, ...]) -> 
     path.write_text(json.dumps(described, indent=2) + "\n")
 
 
-def build(out: Path, settings: CohortSettings, *, workers: int = 0) -> Path:
+def build(
+    out: Path, settings: CohortSettings, *, workers: int = 0, on_progress: Callable[[int], None] | None = None
+) -> Path:
     """Build, or finish building, a cohort.
 
     Args:
         out: folder of the cohort; created.
         settings: what decides the cohort.
         workers: processes; 0 means one per core.
+        on_progress: called with the number of films just finished.
 
     Returns:
         Path of cohort.parquet, sorted by film.
@@ -345,10 +348,12 @@ def build(out: Path, settings: CohortSettings, *, workers: int = 0) -> Path:
     slots = _deal(settings, hosts)
     parts = [slots[start : start + _PART_FILMS] for start in range(0, len(slots), _PART_FILMS)]
     missing = [n for n in range(len(parts)) if not (out / f"parts/films-{n:05d}.parquet").exists()]
-    with ProcessPoolExecutor(workers or os.cpu_count()) as pool:
+    with ProcessPoolExecutor(workers or available_cores()) as pool:
         jobs = [pool.submit(_write_part, n, parts[n], settings.seed, out) for n in missing]
         for job in as_completed(jobs):
-            job.result()
+            finished = job.result()
+            if on_progress is not None:
+                on_progress(finished)
     for table, stem in (("cohort", "films"), ("opacities", "opacities")):
         whole = pl.concat([pl.read_parquet(out / f"parts/{stem}-{n:05d}.parquet") for n in range(len(parts))])
         _rename_into_place(whole, out / f"{table}.parquet")

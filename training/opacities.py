@@ -31,9 +31,9 @@ DENSITY_PER_CM2: dict[str, tuple[float, float, float, float]] = {
 """Opacities per cm2 of film at levels 0 (upper bound), 1, 2, 3 (domain §6; levels 2 and 3 are our choice)."""
 _SIZE_MM = {"p": (1.2, 1.0, 1.5), "q": (2.2, 1.5, 3.0), "r": (4.5, 3.0, 10.0), "s": (1.1, 0.7, 1.5), "t": (2.0, 1.5, 3.0), "u": (3.8, 3.0, 10.0)}
 """Median, least and greatest diameter or width."""
-_SHEET = {"s": 5.0, "t": 2.8, "u": 1.4}
+_SHEET = {"s": 4.0, "t": 2.6, "u": 1.4}
 """Depth of a strand over its width: septa are sheets seen on edge."""
-_BODY = {"p": 3.6, "q": 2.4, "r": 1.5}
+_BODY = {"p": 3.6, "q": 2.0, "r": 1.25}
 """Attenuation of a nodule over that of as much soft tissue: collagen and some calcium, more in small old ones."""
 _SIGMA_PER_DIAMETER = 1 / 2.5
 _MINOR_SPREAD = 0.13
@@ -120,9 +120,10 @@ def draw_rounded(shape: tuple[int, int], points: Float32, diameter: Float32, pea
     bins = np.round(np.log(np.maximum(sigma, 0.3)) / 0.18).astype(int)
     for group in np.unique(bins):
         chosen = bins == group
-        volume = peak[chosen] * 2 * np.pi * (sigma[chosen] * pixel_mm) ** 2
+        spread = float(np.exp(0.18 * group))
+        volume = peak[chosen] * np.float32(2 * np.pi * (spread * pixel_mm) ** 2)
         dots = frame.splat(points[chosen, 1] * pixel_mm, points[chosen, 0] * pixel_mm, volume)
-        total += cv2.GaussianBlur(dots, (0, 0), float(np.exp(0.18 * group)))
+        total += cv2.GaussianBlur(dots, (0, 0), spread)
     return total
 
 

@@ -17,7 +17,7 @@ Float32 = npt.NDArray[np.float32]
 _DETECTOR_MM = 0.17
 """Pixel of the detector whose noise is given; film pixels average over several."""
 
-_FOOT = 0.10
+_FOOT = 0.18
 """Share of the window below the darkest lung, so that lungs are dark grey and not black."""
 
 
@@ -56,43 +56,45 @@ def _blur(picture: Float32, sigma_px: float) -> Float32:
     return np.asarray(cv2.resize(small, (columns, rows), interpolation=cv2.INTER_CUBIC), np.float32)
 
 
-def detect(attenuation: Float32, exposure: Exposure, pixel_mm: float, rng: np.random.Generator) -> Float32:
-    """Detected signal with scatter, blur and noise, as a logarithm (bright is dense), (rows, columns)."""
+def detect(attenuation: Float32, exposure: Exposure, pixel_mm: float, rng: np.random.Generator | None) -> Float32:
+    """Logarithm of the detected signal with scatter, blur and noise (bright is dense), (rows, columns).
+
+    Without a generator the picture is free of noise.
+    """
     import cv2
 
     primary = np.exp(-np.clip(attenuation, 0, 9)).astype(np.float32)
-    inside = np.minimum(primary, 0.30)
-    signal = primary + exposure.scatter_ratio * _blur(inside, exposure.scatter_mm / pixel_mm)
+    scattering = np.minimum(primary, 0.30)
+    signal = primary + exposure.scatter_ratio * _blur(scattering, exposure.scatter_mm / pixel_mm)
     signal = _blur(signal, exposure.blur_mm / pixel_mm)
-    reference = float(np.exp(-2.1))
-    averaged = exposure.noise_fraction * _DETECTOR_MM / pixel_mm
-    quanta = 1 / (averaged**2 * reference) * 2.0**exposure.stops
-    grain = rng.standard_normal(signal.shape, dtype=np.float32)
-    grain = 0.45 * grain + 0.9 * cv2.GaussianBlur(grain, (0, 0), 0.7)
-    noisy = signal + np.sqrt(np.maximum(signal, 1e-4) / quanta) * grain
-    return (-np.log(np.maximum(noisy, 2e-4))).astype(np.float32)
+    if rng is not None:
+        in_lungs = float(np.exp(-2.1))
+        averaged = exposure.noise_fraction * _DETECTOR_MM / pixel_mm
+        quanta = 2.0**exposure.stops / (averaged**2 * in_lungs)
+        grain = rng.standard_normal(signal.shape, dtype=np.float32)
+        grain = 0.45 * grain + 0.9 * cv2.GaussianBlur(grain, (0, 0), 0.7)
+        signal = signal + np.sqrt(np.maximum(signal, 1e-4) / quanta) * grain
+    return (-np.log(np.maximum(signal, 2e-4))).astype(np.float32)
 
 
-def develop(density: Float32, exposure: Exposure, pixel_mm: float, body: npt.NDArray[np.bool_]) -> Float32:
-    """Vendor processing of a logarithmic picture.
+def sharpen(density: Float32, exposure: Exposure, pixel_mm: float) -> Float32:
+    """Compress large structures and sharpen fine ones of a logarithmic picture (rows, columns)."""
+    flat = density - exposure.compression * _blur(density, 32 / pixel_mm)
+    return (flat + exposure.unsharp * (flat - _blur(flat, 4.0 / pixel_mm))).astype(np.float32)
 
-    Args:
-        density: (rows, columns) logarithm of the detected signal, bright is dense.
-        exposure: processing settings.
-        pixel_mm: pixel size.
-        body: (rows, columns) where the patient is; the window is set there.
 
-    Returns:
-        (rows, columns) float32 grey in [0, 1], lungs dark.
-    """
-    centre = float(np.median(density[body][::7]))
-    flat = density - exposure.compression * (_blur(density, 32 / pixel_mm) - centre)
-    sharp = flat + exposure.unsharp * (flat - _blur(flat, 4.0 / pixel_mm))
-    rows, columns = density.shape
+def display_window(sharp: Float32, body: npt.NDArray[np.bool_]) -> tuple[float, float]:
+    """Darkest lung and brightest mediastinum in the middle of the patient, for `display`."""
+    rows, columns = sharp.shape
     middle = np.s_[rows // 8 : 7 * rows // 8 : 3, columns // 6 : 5 * columns // 6 : 3]
     chosen = sharp[middle][body[middle]] if body[middle].any() else sharp[middle].ravel()
-    low, high = (float(v) for v in np.percentile(chosen, [3.0, 99.0]))
-    scaled = (sharp - low) / max(high - low, 1e-3) + _FOOT
+    low, high = np.percentile(chosen, [3.0, 99.0])
+    return float(low), float(high)
+
+
+def display(sharp: Float32, exposure: Exposure, window: tuple[float, float]) -> Float32:
+    """Grey in [0, 1], lungs dark, (rows, columns) float32, through a window and a display curve."""
+    scaled = (sharp - window[0]) / max(window[1] - window[0], 1e-3) + _FOOT
     scaled = np.logaddexp(0, 14 * scaled) / 14
     bend = 1.3 * exposure.toe
     grey = (1 - np.exp(-bend * scaled)) / (1 - np.exp(-bend * (1 + _FOOT)))

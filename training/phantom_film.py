@@ -19,7 +19,7 @@ from training.nuisances import Nuisance, devices, markers
 from training.opacities import Drawing, Field, large_opacities, small_opacities
 from training.phantom import DEVICE_PER_MM, SOFT_PER_MM, attenuate
 from training.phantom_anatomy import Anatomy, sample_anatomy
-from training.phantom_exposure import detect, develop
+from training.phantom_exposure import detect, display, display_window, sharpen
 from training.phantom_other import other_picture
 from training.phantom_projection import Frame
 from training.tuberculosis import confounder, merge, tuberculosis
@@ -31,6 +31,8 @@ FIELDS_MM = ((430, 350), (350, 430), (430, 430), (400, 400), (360, 360))
 """Height and width of the exposed field."""
 _FIELD_SHARES = (0.38, 0.14, 0.20, 0.16, 0.12)
 _LONG_SIDE_PX = 768
+_PATIENT = 0.8
+"""Line integral above which a pixel shows the patient."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +96,16 @@ def _enlarge_heart(anatomy: Anatomy, rng: np.random.Generator) -> Anatomy:
     return replace(anatomy, heart=heart)
 
 
-def _finish(attenuation: Float32, nuisance: Nuisance, pixel_mm: float, rng: np.random.Generator) -> UInt8:
+def _finish(attenuation: Float32, findings: Float32, nuisance: Nuisance, pixel_mm: float, rng: np.random.Generator) -> UInt8:
+    """Expose, process and mark a film; `findings` are line integrals on top of `attenuation`."""
     shape = (attenuation.shape[0], attenuation.shape[1])
-    body = attenuation > 0.8
-    if not body.any():
-        body = np.ones_like(body)
+    exposure = nuisance.processing
     total = attenuation + DEVICE_PER_MM * devices(nuisance, shape, pixel_mm, rng)
-    density = detect(total, nuisance.processing, pixel_mm, rng)
-    grey = develop(density, nuisance.processing, pixel_mm, body)
+    # The window is set without the findings: it must not tell of them outside the lungs.
+    healthy = sharpen(detect(total, exposure, pixel_mm, None), exposure, pixel_mm)
+    window = display_window(healthy, attenuation > min(_PATIENT, 0.3 * float(attenuation.max())))
+    density = detect(np.maximum(total + findings, 0), exposure, pixel_mm, rng)
+    grey = display(sharpen(density, exposure, pixel_mm), exposure, window)
     grey = np.maximum(grey, markers(nuisance, shape, rng))
     return np.clip(np.round(grey * 255), 0, 255).astype(np.uint8)
 
@@ -125,8 +129,8 @@ def phantom_film(
     projection = attenuate(anatomy, frame, anatomy_rng)
     field = Field(projection.lungs, zones_of(projection.lungs), projection.lung_thickness, frame.pixel_mm)
     drawing = draw_findings(plan, field, findings_rng)
-    attenuation = np.maximum(projection.attenuation + np.float32(SOFT_PER_MM) * drawing.soft_mm, 0)
-    grey = _finish(attenuation, nuisance, frame.pixel_mm, film_rng)
+    findings = (SOFT_PER_MM * drawing.soft_mm).astype(np.float32)
+    grey = _finish(projection.attenuation, findings, nuisance, frame.pixel_mm, film_rng)
     return Film(grey, projection.lungs, frame.pixel_mm, drawing)
 
 
@@ -138,5 +142,6 @@ def other_film(kind: str, nuisance: Nuisance, anatomy_rng: np.random.Generator, 
     attenuation = other_picture(kind, shape, pixel_mm, anatomy_rng)
     turn = cv2.getRotationMatrix2D((shape[1] / 2, shape[0] / 2), nuisance.rotation_deg, 1.0)
     attenuation = cv2.warpAffine(attenuation, turn, (shape[1], shape[0]), borderMode=cv2.BORDER_REPLICATE)
-    grey = _finish(np.maximum(attenuation, 0).astype(np.float32), nuisance, pixel_mm, film_rng)
-    return Film(grey, None, pixel_mm, Drawing(np.zeros(shape, np.float32), ()))
+    nothing = np.zeros(shape, np.float32)
+    grey = _finish(np.maximum(attenuation, 0).astype(np.float32), nothing, nuisance, pixel_mm, film_rng)
+    return Film(grey, None, pixel_mm, Drawing(nothing, ()))

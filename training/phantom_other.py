@@ -71,7 +71,8 @@ def limb(shape: tuple[int, int], pixel_mm: float, rng: np.random.Generator) -> F
         radius = rng.uniform(0.16, 0.28) * width
         for start, end in ((-60.0, joint - 6), (joint + 6, shape[0] + 60.0)):
             slope = lean / shape[0]
-            bone += _shaft(shape, (middle + offset + slope * start, start), (middle + offset + slope * end, end), radius)
+            ends = (middle + offset + slope * start, start), (middle + offset + slope * end, end)
+            bone = np.maximum(bone, _shaft(shape, *ends, radius))
     return (SOFT_PER_MM * soft + BONE_PER_MM * 0.8 * pixel_mm * bone).astype(np.float32)
 
 
@@ -89,7 +90,7 @@ def hand(shape: tuple[int, int], pixel_mm: float, rng: np.random.Generator) -> F
         soft = np.maximum(soft, _shaft(shape, (wrist[0], wrist[1]), (tip[0], tip[1]), size * 0.17))
         for start, end in zip(joints[:-1], joints[1:], strict=True):
             gap = 0.04 * (end - start)
-            bone += _shaft(shape, tuple(start + gap), tuple(end - gap), size * 0.055)
+            bone = np.maximum(bone, _shaft(shape, tuple(start + gap), tuple(end - gap), size * 0.055))
     bone += _shaft(shape, (wrist[0] - size * 0.2, wrist[1]), (wrist[0] - size * 0.2, shape[0] + 80), size * 0.11)
     return (SOFT_PER_MM * 1.2 * pixel_mm * soft + BONE_PER_MM * 1.4 * pixel_mm * bone).astype(np.float32)
 
