@@ -22,9 +22,9 @@ _ELEMENT = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 _NUMPY = {"fp16": np.dtype(np.float16), "bf16": np.dtype(ml_dtypes.bfloat16)}
 _CONVOLUTIONS = ("Conv", "ConvTranspose")
 _FLOAT32 = {
-    "fp16": ("CumSum", "GridSample", "Einsum", "Cast", "QuantizeLinear", "DequantizeLinear"),
+    "fp16": ("CumSum", "GridSample", "Einsum", "Cast"),
     # TensorRT-RTX 1.7 has no bf16 transposed convolution: the build fails.
-    "bf16": ("CumSum", "GridSample", "Einsum", "Cast", "QuantizeLinear", "DequantizeLinear", "ConvTranspose"),
+    "bf16": ("CumSum", "GridSample", "Einsum", "Cast", "ConvTranspose"),
 }
 """Operators that stay float32 wherever they are."""
 _FIRST_INPUT_ONLY = ("Resize", "Pad", "Clip")
@@ -199,11 +199,17 @@ def _stored(name: str, values: npt.NDArray[np.float32], precision: str) -> Tenso
 
 
 def _between_convolutions(graph: GraphProto, *, keep: tuple[str, ...]) -> list[bool]:
-    """For each node: is it a convolution, or both behind one and ahead of another?"""
+    """For each node: a convolution, or behind one and ahead of another, or dequantising for one."""
     behind, ahead = _reached(graph.node, forwards=True), _reached(reversed(graph.node), forwards=False)
-    return [
+    chosen = [
         (node.op_type in _CONVOLUTIONS or (is_behind and is_ahead)) and node.op_type not in keep
         for node, is_behind, is_ahead in zip(graph.node, behind, reversed(ahead), strict=True)
+    ]
+    read = {name for node, is_low in zip(graph.node, chosen, strict=True) if is_low for name in node.input}
+    return [
+        # A cast between a DequantizeLinear and its convolution would keep TensorRT from using int8 kernels.
+        is_low or (node.op_type == "DequantizeLinear" and node.output[0] in read)
+        for node, is_low in zip(graph.node, chosen, strict=True)
     ]
 
 

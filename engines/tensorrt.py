@@ -146,15 +146,10 @@ class TensorRtEngine:
         lane.results = {}
 
     def _record(self, lane: _Lane) -> Any:  # noqa: ANN401
-        """Enqueue once as it is (TensorRT then sets itself up), and once more under capture, which runs
-        nothing.
-        """
+        """Enqueue as it is (TensorRT then sets itself up), then under capture, which runs nothing."""
         for spec in self.inputs:
-            if not lane.context.set_input_shape(spec.name, spec.of_batch(self._batch_size)):
-                raise EngineError(
-                    f"the plan does not take {self._batch_size} images at a time: {self._errors()}; "
-                    "build it for this batch size"
-                )
+            fits = lane.context.set_input_shape(spec.name, spec.of_batch(self._batch_size))
+            self._require(fits, f"the plan does not take {self._batch_size} images at a time")
         missing = lane.context.infer_shapes()
         if missing:
             raise EngineError(f"TensorRT lacks the shape of {', '.join(missing)}")
@@ -167,23 +162,21 @@ class TensorRtEngine:
         return graph
 
     def _enqueue(self, lane: _Lane) -> None:
-        if not lane.context.execute_async_v3(lane.stream):
-            raise EngineError(f"TensorRT failed: {self._errors()}")
+        self._require(lane.context.execute_async_v3(lane.stream), "TensorRT failed")
 
     def _open_lane(self) -> _Lane:
         context = self._plan.create_execution_context()
-        if context is None:
-            raise EngineError(f"TensorRT has no memory for another stream: {self._errors()}")
+        self._require(context is not None, "TensorRT has no memory for another stream")
         lane = _Lane(context, self._runtime.create_stream(), {}, {})
         try:
-            if not context.set_optimization_profile_async(0, lane.stream):
-                raise EngineError(f"TensorRT refuses the plan's profile: {self._errors()}")
+            has_profile = context.set_optimization_profile_async(0, lane.stream)
+            self._require(has_profile, "TensorRT refuses the plan's profile")
             for spec in (*self.inputs, *self.outputs):
                 shape = spec.of_batch(self._batch_size)
                 lane.host[spec.name] = self._runtime.allocate_host(shape, spec.dtype)
                 lane.device[spec.name] = self._allocate(spec.name, lane.host[spec.name].nbytes)
-                if not context.set_tensor_address(spec.name, lane.device[spec.name]):
-                    raise EngineError(f"TensorRT refuses the buffer of {spec.name}: {self._errors()}")
+                is_taken = context.set_tensor_address(spec.name, lane.device[spec.name])
+                self._require(is_taken, f"TensorRT refuses the buffer of {spec.name}")
         except BaseException:
             self._close_lanes([lane])
             raise
@@ -208,6 +201,11 @@ class TensorRtEngine:
                 for array in lane.host.values():
                     self._runtime.free_host(array)
                 self._runtime.destroy_stream(lane.stream)
+
+    def _require(self, succeeded: bool, failure: str) -> None:
+        """TensorRT reports failures by return value; its own text is in the recorder."""
+        if not succeeded:
+            raise EngineError(f"{failure}: {self._errors()}")
 
     def _errors(self) -> str:
         return error_text(self._recorder, self._logger)

@@ -1,0 +1,137 @@
+"""Real TensorRT-RTX parses and builds the graphs in every precision; no GPU is needed for that."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, numpy_helper
+
+from engines.bundle import default_bundle
+from engines.errors import EngineError
+from engines.precision import to_precision
+from engines.quantize import quantize
+from engines.tensorrt_build import BatchProfile, BuildProgress, build_plan
+from tests.engine_networks import classification_feeds, tiny_pair
+
+trt: Any = pytest.importorskip("tensorrt_rtx")
+
+GRAPHS = ("segmentation", "classification")
+
+
+def in_precision(model: bytes, precision: str) -> bytes:
+    return model if precision == "fp32" else to_precision(model, precision)
+
+
+def quantised(name: str) -> bytes:
+    feeds = classification_feeds(4)
+    model = getattr(tiny_pair(), name)
+    return quantize(model, {"canvas": feeds["canvas"]} if name == "segmentation" else feeds)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize("name", GRAPHS)
+def test_builds_in_every_float_precision(name: str, precision: str) -> None:
+    built = build_plan(trt, in_precision(getattr(tiny_pair(), name), precision), BatchProfile(1, 4, 16))
+    assert len(built.plan) > 10_000
+    assert built.num_layers > 50
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_builds_int8_with_fp16_between(name: str) -> None:
+    assert build_plan(trt, to_precision(quantised(name), "fp16"), BatchProfile(1, 4, 16)).plan
+
+
+SHIPPED = sorted(default_bundle().glob("*.onnx"))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize("file", SHIPPED, ids=[file.stem for file in SHIPPED])
+def test_builds_every_shipped_graph(file: Path, precision: str) -> None:
+    assert build_plan(trt, in_precision(file.read_bytes(), precision), BatchProfile()).plan
+
+
+def test_progress_rises_to_the_end_and_estimates_time_left() -> None:
+    seen: list[BuildProgress] = []
+
+    def note(progress: BuildProgress) -> bool:
+        seen.append(progress)
+        return True
+
+    build_plan(trt, tiny_pair().segmentation, BatchProfile(), on_progress=note)
+    fractions = [progress.fraction for progress in seen]
+    assert fractions == sorted(fractions)
+    assert len(set(fractions)) > 10
+    assert fractions[0] < 0.1
+    assert fractions[-1] > 0.5
+    assert seen[0].seconds_left is None
+    assert seen[-1].seconds_left is not None
+
+
+def test_build_can_be_cancelled() -> None:
+    calls = 0
+
+    def stop_at_third(progress: BuildProgress) -> bool:
+        nonlocal calls
+        calls += 1
+        return calls < 3
+
+    with pytest.raises(EngineError, match="the build was cancelled"):
+        build_plan(trt, tiny_pair().segmentation, BatchProfile(), on_progress=stop_at_third)
+    assert calls == 3
+
+
+def test_operator_that_tensorrt_does_not_know_is_named() -> None:
+    proto = onnx.load_from_string(tiny_pair().segmentation)
+    next(node for node in proto.graph.node if node.op_type == "Conv").op_type = "NoSuchOperator"
+    with pytest.raises(EngineError, match="cannot read the graph: NoSuchOperator"):
+        build_plan(trt, proto.SerializeToString(), BatchProfile())
+
+
+def test_failure_inside_the_build_carries_tensorrts_text() -> None:
+    """A bf16 transposed convolution: RTX 1.7 parses it and has no kernel."""
+    proto = onnx.load_from_string(to_precision(tiny_pair().segmentation, "fp16"))
+    for tensor in proto.graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT16:
+            bits = numpy_helper.to_array(tensor).astype(np.float32).view(np.uint32) >> 16
+            tensor.raw_data, tensor.data_type = bits.astype(np.uint16).tobytes(), TensorProto.BFLOAT16
+    for node in proto.graph.node:
+        if node.op_type == "Cast" and node.attribute[0].i == TensorProto.FLOAT16:
+            node.attribute[0].i = TensorProto.BFLOAT16
+    proto.opset_import[0].version = 22
+    with pytest.raises(EngineError, match=r"could not build the graph: .*deconv"):
+        build_plan(trt, proto.SerializeToString(), BatchProfile())
+
+
+def test_height_must_be_static() -> None:
+    proto = onnx.load_from_string(tiny_pair().segmentation)
+    proto.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "height"
+    with pytest.raises(EngineError, match="only the batch may be dynamic"):
+        build_plan(trt, proto.SerializeToString(), BatchProfile())
+
+
+def test_batch_sizes_must_rise() -> None:
+    with pytest.raises(EngineError, match="must rise"):
+        BatchProfile(4, 2, 8)
+
+
+def test_zero_points_and_int32_biases_are_refused_by_us() -> None:
+    """What ONNX Runtime's own defaults produce, and TensorRT and OpenVINO would treat differently."""
+    proto = onnx.load_from_string(quantised("segmentation"))
+    node = next(node for node in proto.graph.node if node.op_type == "QuantizeLinear")
+    for tensor in proto.graph.initializer:
+        if tensor.name == node.input[2]:
+            tensor.CopyFrom(numpy_helper.from_array(np.array(3, np.int8), tensor.name))
+    with pytest.raises(EngineError, match="has a zero point other than 0; quantise symmetrically"):
+        build_plan(trt, proto.SerializeToString(), BatchProfile())
+
+    proto = onnx.load_from_string(tiny_pair().segmentation)
+    proto.graph.initializer.append(numpy_helper.from_array(np.zeros(8, np.int32), "bias_int32"))
+    proto.graph.initializer.append(numpy_helper.from_array(np.ones((), np.float32), "bias_scale"))
+    inputs = ["bias_int32", "bias_scale"]
+    proto.graph.node.insert(0, onnx.helper.make_node("DequantizeLinear", inputs, ["bias"], name="bias_dq"))
+    with pytest.raises(EngineError, match="bias_dq dequantises an int32 bias"):
+        build_plan(trt, proto.SerializeToString(), BatchProfile())
