@@ -69,6 +69,7 @@ def run(
     workers: Workers = DEFAULTS.workers,
     timeout_s: TimeoutS = DEFAULTS.timeout_s,
     max_megapixels: MaxMegapixels = DEFAULTS.max_megapixels,
+    part_rows: Annotated[int, typer.Option(help="Rows after which a part is written.")] = DEFAULTS.part_rows,
     reject_share: RejectShare = DEFAULTS.reject_share,
     save_masks: SaveMasks = DEFAULTS.save_masks,
     pictures: Pictures = DEFAULTS.pictures,
@@ -84,6 +85,7 @@ def run(
         workers=workers,
         timeout_s=timeout_s,
         max_megapixels=max_megapixels,
+        part_rows=part_rows,
         reject_share=reject_share,
         save_masks=save_masks,
         pictures=pictures,  # type: ignore[arg-type]
@@ -96,7 +98,9 @@ def run(
 def retry(
     campaign: Folder,
     reason: Annotated[list[str] | None, typer.Option(help="Only this reason; may be repeated.")] = None,
-    archive: Annotated[Path | None, typer.Option(help="The archive, if it moved or is not known.")] = None,
+    archive: Annotated[
+        Path | None, typer.Option(help="The archive, if the private folder was deleted.")
+    ] = None,
     bundle: BundlePath = None,
     thresholds: Thresholds = None,
     key_file: KeyFile = None,
@@ -183,6 +187,8 @@ def _screen(request: RunRequest, *, as_json: bool) -> None:
         typer.echo(json.dumps(summary_json(request, summary), indent=2))
     else:
         _show(request, summary)
+    if summary.interrupted:
+        typer.echo("Interrupted; nothing is lost. Run the same command again to continue.", err=True)
     raise typer.Exit(exit_code(summary, request.settings.reject_share))
 
 
@@ -210,8 +216,6 @@ def _show(request: RunRequest, summary: RunSummary) -> None:
     typer.echo(f"run        {request.campaign / 'run.json'}")
     typer.echo(f"identity   {request.campaign / 'private'}  (delete it to leave an anonymous campaign)")
     typer.echo(INTENDED_USE)
-    if summary.interrupted:
-        typer.echo("Interrupted; nothing is lost. Run the same command again to continue.", err=True)
 
 
 def _print(*renderables: Any) -> None:  # noqa: ANN401 - rich has no common base class

@@ -11,6 +11,7 @@ import os
 import resource
 import signal
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -26,7 +27,7 @@ from screener.frame import read_frame
 from screener.header import ParsedHeader, read_header
 from screener.records import ArchiveEntry, Float32, Identity, Instance, Rejection, Source
 from screener.settings import RunSettings
-from screener.worker_pool import Task
+from screener.worker_pool import HeaderRead, Task
 
 HEADER_READ_BYTES = 65536
 """The small first read; nearly every radiograph's header fits, so a rejected file costs one read."""
@@ -48,12 +49,19 @@ class WorkerSettings:
 class _Progress:
     """How far a file came: what is known of it when it is rejected."""
 
+    on_header: Callable[[HeaderRead], None]
     step: str = "header"
     identity: Identity = field(default_factory=Identity)
     instance: Instance | None = None
 
 
-def load_file(path: Path, entry: ArchiveEntry, settings: RunSettings, out: Float32) -> Source | Rejection:
+def load_file(
+    path: Path,
+    entry: ArchiveEntry,
+    settings: RunSettings,
+    out: Float32,
+    on_header: Callable[[HeaderRead], None] = lambda _: None,
+) -> Source | Rejection:
     """Decode one file into a canvas, or say why not.
 
     Args:
@@ -61,8 +69,9 @@ def load_file(path: Path, entry: ArchiveEntry, settings: RunSettings, out: Float
         entry: as the walk saw it; a size or time that changed since is `file_changed`.
         settings: size limits.
         out: float32 (S, S), overwritten.
+        on_header: called with an eligible file's header before its pixels are touched.
     """
-    progress = _Progress()
+    progress = _Progress(on_header)
     try:
         with path.open("rb", buffering=HEADER_READ_BYTES) as file:
             return _load(file, entry, settings, out, progress)
@@ -88,6 +97,7 @@ def _load(
     progress.identity, progress.instance = parsed.identity, parsed.instance
     instance = progress.instance = check_eligible(parsed, settings)
     progress.step = "pixels"
+    progress.on_header(HeaderRead(parsed.identity, instance))
     frame = read_frame(file, parsed, settings)
     now = os.fstat(file.fileno())
     if (now.st_size, now.st_mtime_ns) != (entry.size_bytes, entry.mtime_ns):
@@ -114,7 +124,7 @@ def decode_files(pipe: Connection, settings: WorkerSettings) -> None:
                 _read_ahead(Path(settings.root, queued[-1].entry.relative_path))
             task = queued.popleft()
             path = Path(settings.root, task.entry.relative_path)
-            pipe.send(load_file(path, task.entry, settings.run, canvases[task.slot]))
+            pipe.send(load_file(path, task.entry, settings.run, canvases[task.slot], pipe.send))
         except (EOFError, BrokenPipeError, ConnectionResetError):
             return
 

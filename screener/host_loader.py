@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from screener.archive import base_folder
 from screener.canvas import CANVAS_SIDE
 from screener.decode_worker import WorkerSettings, decode_files
 from screener.records import ArchiveEntry, Batch, Float32, Rejection, Source
@@ -90,7 +91,7 @@ class HostLoader:
     """Decodes entries in worker processes. Use as a context manager; iterate `batches` once.
 
     Args:
-        root: archive root.
+        root: archive root, as `archive.walk` takes it.
         settings: workers, time limit, batch size and size limits.
         stop: once set, no further file is taken; what is being decoded is still delivered.
         worker_main: replaces the worker's main function (tests of crashes and hangs).
@@ -109,7 +110,7 @@ class HostLoader:
         self._stop = stop
         self._leaving = threading.Event()
         self._out: queue.Queue[Batch | Rejection | BaseException | None] = queue.Queue(maxsize=4096)
-        arguments = WorkerSettings(str(root), self._frames_path(), settings)
+        arguments = WorkerSettings(str(base_folder(root)), self._frames_path(), settings)
         self._pool = DecoderPool(
             settings.num_workers, settings.timeout_s, worker_main or decode_files, (arguments,)
         )

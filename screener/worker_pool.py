@@ -20,7 +20,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from screener.errors import Reason, ScreenerError
-from screener.records import ArchiveEntry, Rejection, Source
+from screener.records import ArchiveEntry, Identity, Instance, Rejection, Source
 
 QUEUED_AHEAD = 4
 """Tasks a worker holds, the one in hand included."""
@@ -47,11 +47,21 @@ class Done:
     outcome: Outcome
 
 
+@dataclass(frozen=True, slots=True)
+class HeaderRead:
+    """Sent before decoding, so that a picture that kills its decoder still has a patient and a study."""
+
+    identity: Identity
+    instance: Instance
+
+
 @dataclass(slots=True)
 class _Worker:
     process: BaseProcess
     pipe: Connection
     tasks: deque[Task] = field(default_factory=deque)
+    header: HeaderRead | None = None
+    """Of the task in hand."""
     in_hand_since: float = 0.0
     is_ready: bool = False
 
@@ -69,7 +79,8 @@ class DecoderPool:
         num_workers: processes kept alive.
         timeout_s: seconds one file may take.
         target: module-level function run in each process as `target(pipe, *args)`; it must send None once
-            when ready, then answer every `Task` with a `Source` or a `Rejection`.
+            when ready, then answer every `Task` with a `Source` or a `Rejection`, before which it may send
+            a `HeaderRead`.
         args: further arguments of `target`, picklable.
     """
 
@@ -135,10 +146,14 @@ class DecoderPool:
         try:
             while worker.pipe.poll():
                 answer = worker.pipe.recv()
-                worker.in_hand_since = time.monotonic()
+                if not isinstance(answer, HeaderRead):
+                    worker.in_hand_since = time.monotonic()
                 if answer is None:
                     worker.is_ready = True
+                elif isinstance(answer, HeaderRead):
+                    worker.header = answer
                 else:
+                    worker.header = None
                     done.append(Done(worker.tasks.popleft(), answer))
         except (EOFError, ConnectionResetError):
             done += self._replace(index, Reason.DECODER_CRASHED, "")
@@ -159,7 +174,12 @@ class DecoderPool:
         victim = worker.tasks.popleft()
         self._orphans.extend(worker.tasks)
         detail = detail or f"the decoder process ended by {_ending(worker.process)}"
-        return [Done(victim, Rejection(victim.entry, reason, detail, step="pixels"))]
+        if worker.header is None:
+            return [Done(victim, Rejection(victim.entry, reason, detail, "header"))]
+        known = worker.header
+        return [
+            Done(victim, Rejection(victim.entry, reason, detail, "pixels", known.identity, known.instance))
+        ]
 
     def close(self) -> None:
         """End every process; answers not collected are lost."""

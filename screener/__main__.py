@@ -1,0 +1,7 @@
+"""`python -m screener`: the command line."""
+
+from __future__ import annotations
+
+from screener.cli import main
+
+main()
