@@ -1,9 +1,11 @@
 """Picture → the same picture at canvas scale, still in stored values, and where it lies.
 
 Geometry is worked out in full-size pixels whatever size the codec decoded at, so that a film draws the same
-canvas from every transfer syntax. A reader may question that up to 7 rows and columns at the lower and
-right edge of a large film are left out: a codec's last reduced pixel may stand for a part of a block only,
-and a picture cut to whole blocks has the same scale at every reduction.
+canvas from every transfer syntax. A reader may question two things. Up to 7 rows and columns at the lower
+and right edge of a large film are left out: a codec's last reduced pixel may stand for a part of a block
+only, and a picture cut to whole blocks has the same scale at every reduction. And a picture that 2 × 2 means
+alone bring to 97-100 % of the canvas is not enlarged to fill it: a 3056-row film is drawn at exactly a
+quarter, with no interpolation to blur its finest opacities.
 """
 
 from __future__ import annotations
@@ -76,9 +78,9 @@ def draw_stored_values(picture: Picture, padding: tuple[int, int] | None, rows: 
     """
     reduction = picture.reduction
     found = inside_borders(picture.pixels)
-    crop = _whole_blocks(found, reduction, rows, columns)
+    crop, block = _whole_blocks(found, reduction, rows, columns)
     pixels = picture.pixels[crop.top : crop.bottom, crop.left : crop.right]
-    scale = CANVAS_SIDE / max(pixels.shape)
+    scale = _scale(max(pixels.shape), block // reduction)
     height, width = (max(1, round(side * scale)) for side in pixels.shape)
     fit = _Fit(height, width, picture.origin_px / reduction * scale)
     padded = _padding_mask(pixels, padding, spread=reduction > 1)
@@ -97,8 +99,8 @@ def draw_stored_values(picture: Picture, padding: tuple[int, int] | None, rows: 
     return Drawing(stored, inside, letterbox, top, left, cropped)
 
 
-def _whole_blocks(crop: Rectangle, reduction: int, rows: int, columns: int) -> Rectangle:
-    """The crop cut to whole blocks of the largest reduction that would still cover the canvas."""
+def _whole_blocks(crop: Rectangle, reduction: int, rows: int, columns: int) -> tuple[Rectangle, int]:
+    """The crop cut to whole blocks of the largest reduction that still covers the canvas, and that."""
     height = min(rows, crop.bottom * reduction) - crop.top * reduction
     width = min(columns, crop.right * reduction) - crop.left * reduction
     block = 1
@@ -107,24 +109,35 @@ def _whole_blocks(crop: Rectangle, reduction: int, rows: int, columns: int) -> R
     # A codec may have reduced further than a cropped picture would have been.
     block = max(block, reduction)
     height, width = (max(block, side // block * block) // reduction for side in (height, width))
-    return Rectangle(crop.top, crop.left, crop.top + height, crop.left + width)
+    return Rectangle(crop.top, crop.left, crop.top + height, crop.left + width), block
+
+
+def _scale(side: int, halving: int) -> float:
+    """Canvas pixels per picture pixel: 1/halving where that nearly fills the canvas, else what fills it."""
+    if COVER_SHARE * CANVAS_SIDE <= side / halving <= CANVAS_SIDE:
+        return 1 / halving
+    return CANVAS_SIDE / side
 
 
 def _area_average(pixels: Image, fit: _Fit) -> Float32:
-    """`pixels` at canvas scale: 2 × 2 means while they cover, then area means; bilinear if enlarged.
+    """`pixels` at canvas scale: 2 × 2 means as far as they go, then area means; bilinear if enlarged.
 
     Halving first is twice as fast as one resize: only the 2 × 2 mean has a vector routine.
     """
-    while min(pixels.shape) > 1 and max(pixels.shape) // 2 >= CANVAS_SIDE and _is_even(pixels):
+    while _can_halve(pixels, fit):
         half = (pixels.shape[1] // 2, pixels.shape[0] // 2)
         pixels = cv2.resize(pixels, half, interpolation=cv2.INTER_AREA)
-    size = (fit.width, fit.height)
-    shrinks = fit.height < pixels.shape[0] or fit.width < pixels.shape[1]
-    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    drawn: Float32 = cv2.resize(pixels, size, interpolation=method).astype(np.float32)
-    if fit.shift == 0:
-        return drawn
-    return _shift(drawn, fit.shift)
+    if pixels.shape != (fit.height, fit.width):
+        shrinks = fit.height < pixels.shape[0] or fit.width < pixels.shape[1]
+        method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        pixels = cv2.resize(pixels, (fit.width, fit.height), interpolation=method)
+    drawn: Float32 = pixels.astype(np.float32)
+    return drawn if fit.shift == 0 else _shift(drawn, fit.shift)
+
+
+def _can_halve(pixels: Image, fit: _Fit) -> bool:
+    sides = zip(pixels.shape, (fit.height, fit.width), strict=True)
+    return all(side % 2 == 0 and side >= 2 * wanted for side, wanted in sides)
 
 
 def _shift(drawn: Float32, shift: float) -> Float32:
