@@ -124,8 +124,8 @@ def decide(logits: Logits, calibration: Calibration) -> tuple[Decision, ...]:
     finite = np.logical_and.reduce([np.isfinite(head).all(axis=1) for head in heads])
     if not finite.all():
         raise EngineError(
-            f"classification gave logits that are not finite for {np.count_nonzero(~finite)} of {finite.size} "
-            "films: run with --precision fp32"
+            f"logits of {np.count_nonzero(~finite)} of {finite.size} films are not finite: "
+            "run with --precision fp32"
         )
     calibrated = calibration.apply(logits.diagnosis, logits.stage)
     raw = Calibration.identity(calibration.model_sha256).apply(logits.diagnosis, logits.stage)

@@ -121,15 +121,18 @@ def grade(
     geometry = measure(fields, facts.letterbox, spacing_mm, facts.content)
     raised = set(implausibilities(fields, facts.letterbox, spacing_mm, facts.content))
     small = cv2.resize(canvas[0], probability.shape[1:][::-1], interpolation=cv2.INTER_AREA)
-    span = _span(small, _inner(facts.content, fields))
     if frontal_logit < DOUBTFUL_LOGIT:
         raised.add(QualityFlag.VIEW_DOUBTFUL)
     if fields.found and _mm_per_pixel(box, fields, source) > FINEST_MM:
         raised.add(QualityFlag.LOW_RESOLUTION)
     if len(fields.found) == 2:
-        raised |= _pixel_flags(measure_film(canvas, small, fields, source))
-    elif span < LOW_SPAN:
-        raised.add(QualityFlag.LOW_CONTRAST)
+        film = measure_film(canvas, small, fields, source)
+        span = film.span
+        raised |= _pixel_flags(film)
+    else:
+        low, high = _levels(small, _inner(facts.content, fields))
+        span = high - low
+        raised |= {QualityFlag.LOW_CONTRAST} if span < LOW_SPAN else set()
     unreadable = not fields.found or span < BLANK_SPAN or frontal_logit < FRONTAL_LOGIT
     flags = tuple(flag for flag in QualityFlag if flag in raised)
     return geometry, Quality(QualityGrade.UNREADABLE if unreadable else _grade(flags), flags)
@@ -176,6 +179,7 @@ def measure_film(canvas: Float32, small: Float32, fields: LungFields, source: So
     """
     right, left = fields.found
     inner = _inner(source.canvas.content, fields)
+    low, high = _levels(small, inner)
     lung = small[fields.mask]
     lung_median = float(np.median(lung))
     first, last = _row_edges(right.mask | left.mask)
@@ -186,7 +190,7 @@ def measure_film(canvas: Float32, small: Float32, fields: LungFields, source: So
     upper = slice(max(right.top, left.top), int(min(right.zone_lines[0], left.zone_lines[0])))
     offset = (inner_right + inner_left - first - last)[upper] / 2 / np.maximum(last - first, 1)[upper]
     return FilmMeasures(
-        span=_span(small, inner),
+        span=high - low,
         lung_median=lung_median,
         lung_contrast=contrast,
         clipped_share=float(np.mean((lung <= 1 / 255) | (lung >= 254 / 255))),
@@ -198,7 +202,7 @@ def measure_film(canvas: Float32, small: Float32, fields: LungFields, source: So
         height_over_width=(right.dome - right.top + left.dome - left.top)
         / 2
         / max(left.right - right.left, 1),
-        num_foreign_objects=_foreign_objects(small, fields, inner),
+        num_foreign_objects=_foreign_objects(small, fields, low, high),
     )
 
 
@@ -208,9 +212,10 @@ def _inner(content: tuple[float, float, float, float], fields: LungFields) -> tu
     return top, left, max(bottom, top + 1), max(right, left + 1)
 
 
-def _span(small: Float32, inner: tuple[int, int, int, int]) -> float:
+def _levels(small: Float32, inner: tuple[int, int, int, int]) -> tuple[float, float]:
+    """1 % and 99 % grey level of the picture."""
     low, high = np.percentile(small[inner[0] : inner[2], inner[1] : inner[3]], (1, 99))
-    return float(high - low)
+    return float(low), float(high)
 
 
 def _row_edges(mask: Bool) -> tuple[np.ndarray, np.ndarray]:
@@ -258,16 +263,17 @@ def _axis_degrees(lung: LungField) -> float:
     return float(-np.degrees(0.5 * np.arctan2(2 * moments["mu11"], moments["mu02"] - moments["mu20"])))
 
 
-def _foreign_objects(small: Float32, fields: LungFields, inner: tuple[int, int, int, int]) -> int:
-    """Count compact, near-white spots with sharp relief inside the lungs' outlines."""
-    low, high = np.percentile(small[inner[0] : inner[2], inner[1] : inner[3]], (1, 99))
+def _foreign_objects(small: Float32, fields: LungFields, low: float, high: float) -> int:
+    """Count compact, near-white spots with sharp relief inside the lungs of a picture from `low` to `high`."""
     inside = np.zeros(small.shape, dtype=np.uint8)
     cv2.fillPoly(inside, [lung.contour for lung in fields.found], 1)
     eroded = cv2.erode(inside, np.ones((5, 5), np.uint8))
+    bright = (small >= METAL_LEVEL * high) & (eroded > 0)
+    if not bright.any():
+        return 0
     size = 2 * (fields.mask_side // 24) + 1
     element = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size))
-    relief = cv2.morphologyEx(small, cv2.MORPH_TOPHAT, element)
-    spots = (small >= METAL_LEVEL * high) & (relief > METAL_CONTRAST * (high - low)) & (eroded > 0)
+    spots = bright & (cv2.morphologyEx(small, cv2.MORPH_TOPHAT, element) > METAL_CONTRAST * (high - low))
     count, _, stats, _ = cv2.connectedComponentsWithStats(spots.view(np.uint8))
     share = stats[1:count, cv2.CC_STAT_AREA] / sum(lung.num_pixels for lung in fields.found)
     return int(np.count_nonzero((share >= METAL_AREA_SHARE[0]) & (share <= METAL_AREA_SHARE[1])))

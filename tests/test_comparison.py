@@ -89,7 +89,7 @@ def test_mcnemar_refuses_other_images() -> None:
 
 @pytest.mark.parametrize("num_tests", [1, 2, 5, 16])
 def test_holm_agrees_with_statsmodels(num_tests: int) -> None:
-    for p_values in np.random.default_rng(num_tests).random((20, num_tests)) ** 3:
+    for p_values in np.random.default_rng(num_tests).random((3, num_tests)) ** 3:
         assert holm(p_values.tolist()) == pytest.approx(multipletests(p_values, method="holm")[1])
 
 
