@@ -233,17 +233,17 @@ def _between(inner_right: np.ndarray, inner_left: np.ndarray, right: LungField, 
 
 
 def _noise_sd(canvas: Float32, fields: LungFields) -> float:
-    """Noise by the difference of two Laplacians (Immerkaer 1996), robust: median instead of mean.
+    """Noise by a second difference along both axes (Immerkaer 1996), robust: median instead of mean.
 
     The operator's response to white noise has 6 times its standard deviation; 0.6745 is the median of the
-    absolute value of a standard normal variate.
+    absolute value of a standard normal variate. Every sixth row is plenty.
     """
-    kernel = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], dtype=np.float32)
-    rows, columns = np.nonzero(fields.mask[::2, ::2])
-    step = 2 * fields.canvas_pixels
-    response = np.abs(cv2.filter2D(canvas, -1, kernel))
-    sampled = response[(rows * step).astype(int), (columns * step).astype(int)]
-    return float(np.median(sampled)) / (6 * 0.6745)
+    above, middle, below = (canvas[first : canvas.shape[0] - 2 + first : 6] for first in range(3))
+    down = above - 2 * middle + below
+    response = np.abs(down[:, :-2] - 2 * down[:, 1:-1] + down[:, 2:])
+    rows, columns = (np.arange(first, canvas.shape[0] - 1, step) for first, step in ((1, 6), (1, 1)))
+    centres = ((edge / fields.canvas_pixels).astype(np.intp) for edge in (rows, columns))
+    return float(np.median(response[fields.mask[np.ix_(*centres)]])) / (6 * 0.6745)
 
 
 def _edge_margin(fields: LungFields, source: Source) -> float:
@@ -264,7 +264,7 @@ def _axis_degrees(lung: LungField) -> float:
 
 
 def _foreign_objects(small: Float32, fields: LungFields, low: float, high: float) -> int:
-    """Count compact, near-white spots with sharp relief inside the lungs of a picture from `low` to `high`."""
+    """Count compact, near-white spots with sharp relief in the lungs of a picture from `low` to `high`."""
     inside = np.zeros(small.shape, dtype=np.uint8)
     cv2.fillPoly(inside, [lung.contour for lung in fields.found], 1)
     eroded = cv2.erode(inside, np.ones((5, 5), np.uint8))

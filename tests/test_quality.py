@@ -8,8 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
-from screener.quality import grade, grade_batch
+from screener.quality import grade, grade_batch, measure_film
 from screener.records import Batch, Lungs, Quality, QualityFlag, QualityGrade
+from screener.zones import find_lungs
 from tests.films.films import NAMES, Film, film_of, read_pair
 
 Flag = QualityFlag
@@ -220,3 +221,12 @@ def test_grading_takes_milliseconds() -> None:
         graded(film)
         times.append(time.process_time() - start)
     assert min(times) < 0.05
+
+
+@pytest.mark.parametrize("sd", [0.01, 0.03, 0.08])
+def test_noise_is_measured_in_the_lungs(sd: float) -> None:
+    film = real_film(NAMES[0])
+    canvas = film.canvas + np.random.default_rng(0).normal(0, sd, film.canvas.shape).astype(np.float32)
+    small = cv2.resize(canvas[0], (256, 256), interpolation=cv2.INTER_AREA)
+    measures = measure_film(canvas, small, find_lungs(film.probability), film.source)
+    assert measures.noise_sd == pytest.approx(sd, rel=0.05)
