@@ -50,6 +50,10 @@ class _Frames:
         for frame in range(NUM_FRAMES):
             self.release(frame)
 
+    def close(self) -> None:
+        """Give the memory back once no batch refers to it."""
+        os.close(self.descriptor)
+
     def release(self, frame: int) -> None:
         """Every slot of a frame is free again."""
         self._ages[frame] = self._next_age
@@ -130,7 +134,7 @@ class HostLoader:
             except queue.Empty:
                 continue
         self._pool.close()
-        os.close(self._frames.descriptor)
+        self._frames.close()
 
     def batches(
         self, entries: Iterable[ArchiveEntry], on_reject: Callable[[Rejection], None]

@@ -139,9 +139,7 @@ def test_results_do_not_depend_on_batches_or_workers(small_archive: Path, tmp_pa
 def test_new_and_changed_files_are_picked_up(small_archive: Path, tmp_path: Path) -> None:
     campaign = tmp_path / "campaign"
     first = screen(small_archive, campaign)
-    shutil.copy(
-        EXAMPLES / "clinic" / "ct" / next(iter(os.listdir(EXAMPLES / "clinic" / "ct"))), small_archive
-    )
+    shutil.copy(next((EXAMPLES / "clinic" / "ct").iterdir()), small_archive)
     changed = small_archive / "IM0003"
     changed.write_bytes(changed.read_bytes()[:2000])
     second = screen(small_archive, campaign)

@@ -6,9 +6,15 @@ import ctypes
 import os
 import time
 from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import BinaryIO
 
+from screener.decode_worker import WorkerSettings
 from screener.errors import Reason
+from screener.frame import EncodedFrame
+from screener.header import ParsedHeader
 from screener.records import Rejection
+from screener.settings import RunSettings
 from screener.worker_pool import Task
 
 
@@ -35,3 +41,21 @@ def misbehave(pipe: Connection) -> None:
 def cannot_start(pipe: Connection) -> None:
     """Die before saying ready."""
     os._exit(3)
+
+
+def decode_or_misbehave(pipe: Connection, settings: WorkerSettings) -> None:
+    """Decode as the product does, but crash or hang in the pixels of files named so."""
+    from screener import decode_worker
+
+    real = decode_worker.read_frame
+
+    def read_frame(file: BinaryIO, parsed: ParsedHeader, run: RunSettings) -> EncodedFrame:
+        name = Path(f"/proc/self/fd/{file.fileno()}").readlink().name
+        if name == "segfault":
+            ctypes.string_at(0)
+        if name == "hang":
+            time.sleep(3600)
+        return real(file, parsed, run)
+
+    decode_worker.read_frame = read_frame
+    decode_worker.decode_files(pipe, settings)

@@ -1,0 +1,150 @@
+"""Files to batches through real worker processes and shared memory."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from bench.archive_factory import ArchiveRecipe, Syntax, write_archive
+from screener.archive import walk
+from screener.canvas import CANVAS_SIDE
+from screener.decode_worker import load_file
+from screener.errors import Reason
+from screener.host_loader import HostLoader, _Frames
+from screener.records import ArchiveEntry, Batch, Float32, Rejection, Source
+from screener.settings import RunSettings
+from tests import worker_mains
+from tests.dicom_archive import real_file
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twenty films, three files that are none, and a film cut short."""
+    folder = tmp_path_factory.mktemp("loader")
+    write_archive(folder, ArchiveRecipe(20, dict.fromkeys(Syntax, 1.0), sizes=((420, 360), (300, 333))))
+    for name in ("codec/CT_small.dcm", "odd/test-SR.dcm", "odd/zipMR.gz"):
+        shutil.copy(real_file(name), folder)
+    whole = (folder / "0000" / "IM000000").read_bytes()
+    (folder / "short").write_bytes(whole[: len(whole) - 5000])
+    return folder
+
+
+def load(
+    root: Path, run: RunSettings, **options: object
+) -> tuple[list[tuple[Source, Float32]], list[Rejection]]:
+    films: list[tuple[Source, Float32]] = []
+    rejections: list[Rejection] = []
+    with HostLoader(root, run, threading.Event(), **options) as loader:  # type: ignore[arg-type]
+        for batch in loader.batches(walk(root), on_reject=rejections.append):
+            films += [
+                (source, canvas.copy()) for source, canvas in zip(batch.sources, batch.canvas, strict=True)
+            ]
+            loader.release(batch)
+    return films, rejections
+
+
+@pytest.mark.parametrize(("batch_size", "workers"), [(1, 1), (4, 2), (7, 3), (32, 2)])
+def test_every_file_ends_once_and_canvases_equal_the_plain_path(
+    archive: Path, batch_size: int, workers: int
+) -> None:
+    run = RunSettings(batch_size=batch_size, workers=workers)
+    films, rejections = load(archive, run)
+    ended = [source.entry.relative_path for source, _ in films]
+    ended += [rejection.entry.relative_path for rejection in rejections]
+    assert sorted(ended) == sorted(entry.relative_path for entry in walk(archive))
+    assert {rejection.reason for rejection in rejections} >= {Reason.NOT_A_RADIOGRAPH, Reason.NOT_DICOM}
+    for source, canvas in films:
+        plain = np.empty((CANVAS_SIDE, CANVAS_SIDE), np.float32)
+        alone = load_file(archive / source.entry.relative_path, source.entry, run, plain)
+        assert alone == source
+        np.testing.assert_array_equal(canvas[0], plain)
+
+
+def test_batches_are_full_except_the_last(archive: Path) -> None:
+    sizes: list[int] = []
+    with HostLoader(archive, RunSettings(batch_size=4, workers=2), threading.Event()) as loader:
+        for batch in loader.batches(walk(archive), on_reject=lambda _: None):
+            sizes.append(len(batch))
+            loader.release(batch)
+    assert sizes[:-1] == [4] * (len(sizes) - 1)
+    assert 0 < sizes[-1] <= 4
+
+
+def test_no_file_is_taken_while_every_frame_is_in_use(archive: Path) -> None:
+    with HostLoader(archive, RunSettings(batch_size=2, workers=2), threading.Event()) as loader:
+        held: list[Batch] = []
+        batches = loader.batches(walk(archive), on_reject=lambda _: None)
+        for batch in batches:
+            held.append(batch)
+            if len(held) == 4:
+                break
+        first = [batch.canvas.copy() for batch in held]
+        threading.Event().wait(0.5)  # workers would overwrite now, if they were allowed to
+        for batch, copy in zip(held, first, strict=True):
+            np.testing.assert_array_equal(batch.canvas, copy)
+            loader.release(batch)
+        assert sum(len(batch) for batch in batches) > 0
+
+
+def test_a_decoder_crash_in_the_stream_keeps_study_and_patient(archive: Path, tmp_path: Path) -> None:
+    place = tmp_path / "archive"
+    shutil.copytree(archive, place)
+    (place / "0000" / "IM000003").rename(place / "0000" / "segfault")
+    (place / "0000" / "IM000005").rename(place / "0000" / "hang")
+    run = RunSettings(batch_size=4, workers=2, timeout_s=5.0)
+    films, rejections = load(place, run, worker_main=worker_mains.decode_or_misbehave)
+    reasons = {rejection.entry.relative_path: rejection for rejection in rejections}
+    assert len(films) == 18
+    assert reasons["0000/segfault"].reason is Reason.DECODER_CRASHED
+    assert reasons["0000/hang"].reason is Reason.DECODER_TIMEOUT
+    assert reasons["0000/segfault"].identity.study_instance_uid
+    assert reasons["0000/segfault"].instance is not None
+
+
+def test_an_error_of_the_walk_reaches_the_caller(archive: Path) -> None:
+    def broken() -> Iterator[ArchiveEntry]:
+        yield next(walk(archive))
+        raise RuntimeError("the walk broke")
+
+    with (
+        HostLoader(archive, RunSettings(workers=1), threading.Event()) as loader,
+        pytest.raises(RuntimeError, match="the walk broke"),
+    ):
+        list(loader.batches(broken(), on_reject=lambda _: None))
+
+
+def test_a_file_that_changed_since_it_was_found_fails(archive: Path, tmp_path: Path) -> None:
+    (entry,) = [entry for entry in walk(archive) if entry.relative_path == "0000/IM000001"]
+    changed = ArchiveEntry(entry.relative_path, entry.size_bytes, entry.mtime_ns + 1)
+    out = np.empty((CANVAS_SIDE, CANVAS_SIDE), np.float32)
+    ended = load_file(archive / entry.relative_path, changed, RunSettings(), out)
+    assert isinstance(ended, Rejection)
+    assert ended.reason is Reason.FILE_CHANGED
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(st.sampled_from(["fill", "reject"]), max_size=60), st.integers(1, 4))
+def test_frames_never_hand_out_a_slot_twice(endings: list[str], batch_size: int) -> None:
+    frames = _Frames(batch_size)
+    out: list[int] = []
+    for ending in endings:
+        slot = frames.take()
+        if slot is None:
+            break
+        assert slot not in out
+        if ending == "reject":
+            frames.give_back(slot)
+            continue
+        out.append(slot)
+        frame = frames.fill(slot, slot)  # type: ignore[arg-type] # any object stands for a source here
+        in_frame = [each for each in out if each // batch_size == slot // batch_size]
+        assert (frame is not None) == (len(in_frame) == batch_size)
+    assert len(out) == len(set(out))
+    frames.close()
