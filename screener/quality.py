@@ -241,9 +241,9 @@ def _noise_sd(canvas: Float32, fields: LungFields) -> float:
     above, middle, below = (canvas[first : canvas.shape[0] - 2 + first : 6] for first in range(3))
     down = above - 2 * middle + below
     response = np.abs(down[:, :-2] - 2 * down[:, 1:-1] + down[:, 2:])
-    rows, columns = (np.arange(first, canvas.shape[0] - 1, step) for first, step in ((1, 6), (1, 1)))
-    centres = ((edge / fields.canvas_pixels).astype(np.intp) for edge in (rows, columns))
-    return float(np.median(response[fields.mask[np.ix_(*centres)]])) / (6 * 0.6745)
+    rows = (np.arange(1, canvas.shape[0] - 1, 6) / fields.canvas_pixels).astype(np.intp)
+    columns = (np.arange(1, canvas.shape[1] - 1) / fields.canvas_pixels).astype(np.intp)
+    return float(np.median(response[fields.mask[np.ix_(rows, columns)]])) / (6 * 0.6745)
 
 
 def _edge_margin(fields: LungFields, source: Source) -> float:
