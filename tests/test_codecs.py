@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import imagecodecs
 import numpy as np
 import numpy.typing as npt
 import pytest
+from PIL import Image
 from pydicom import dcmread
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.utils import pixel_array
@@ -188,6 +190,20 @@ def test_reduced_jpeg_keeps_the_value_scale() -> None:
         means = source.reshape(640 // reduction, reduction, -1, reduction).mean((1, 3))
         assert (picture.reduction, picture.route) == (reduction, f"jpeg/{reduction}")
         assert np.abs(picture.pixels - means).mean() < 2
+
+
+@pytest.mark.parametrize("tile", [256, 211])
+def test_tiled_jpeg2000_is_exact_and_reduces(tile: int) -> None:
+    source = chest_picture(901, 700, bits=8)  # Pillow writes tiles of 16-bit pictures wrong
+    written = BytesIO()
+    image = Image.fromarray(source)
+    image.save(written, "JPEG2000", tile_size=(tile, tile), irreversible=False, no_jp2=True)
+    frame = frame_of(written.getvalue(), source.shape, J2K_LOSSLESS, bits=8)
+    np.testing.assert_array_equal(decode(frame, cover_px=None).pixels, source)
+    reduced = decode(frame, cover_px=450)
+    means = source[:900].reshape(450, 2, 350, 2).mean((1, 3))
+    assert reduced.reduction == 2
+    assert np.corrcoef(reduced.pixels[:450].ravel(), means.ravel())[0, 1] > 0.97
 
 
 def test_reduction_stops_at_the_codestreams_levels() -> None:
