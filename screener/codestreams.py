@@ -23,10 +23,10 @@ _DCT = frozenset((0xC0, 0xC1, 0xC2, 0xC9, 0xCA))
 _LOSSLESS = 0xC3
 _JPEG_LS = 0xF7
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {_JPEG_LS}
-_SIZ, _CAP, _COD, _COC, _SOT, _EOC = 0xFF51, 0xFF50, 0xFF52, 0xFF53, 0xFF90, 0xFFD9
+_SIZE, _CAP, _COD, _COC, _SOT, _EOC = 0xFF51, 0xFF50, 0xFF52, 0xFF53, 0xFF90, 0xFFD9
 MOST_HALVINGS = 3
-_TRAILER_BYTES = 64
-"""An end marker may be followed by padding, no more than this is looked through."""
+_TRAILER_BYTES = 65536
+"""An end marker may be followed by padding; coded pixels can never hold its bytes."""
 
 
 class Coding(StrEnum):
@@ -93,7 +93,7 @@ def _read_jpeg(payload: Buffer) -> Codestream:
             break
         position += 2 + length
     precision, rows, columns, components = struct.unpack_from(">BHHB", payload, position + 4)
-    if bytes(payload[-_TRAILER_BYTES:]).rstrip(b"\x00").rfind(b"\xff\xd9") < 0:
+    if b"\xff\xd9" not in bytes(payload[-_TRAILER_BYTES:]):
         raise _truncated("JPEG end of image is missing")
     coding = _jpeg_coding(marker)
     halvings = MOST_HALVINGS if coding is Coding.JPEG and precision == 8 else 0
@@ -119,7 +119,7 @@ def _read_jpeg2000(payload: Buffer) -> Codestream:
         segment = bytes(payload[position + 4 : position + 2 + length])
         if marker == _SOT:
             break
-        if marker == _SIZ:
+        if marker == _SIZE:
             size, components = segment, struct.unpack_from(">H", segment, 34)[0]
         elif marker == _COD:
             halvings = min(halvings, segment[5])
@@ -151,7 +151,7 @@ def _with_end(payload: Buffer, position: int) -> Buffer:
         if marker != _SOT:
             break
         if length == 0:  # the last tile-part: up to the end marker
-            if bytes(payload[-_TRAILER_BYTES:]).rfind(b"\xff\xd9") < 0:
+            if b"\xff\xd9" not in bytes(payload[-_TRAILER_BYTES:]):
                 raise _truncated("JPEG 2000 end of codestream is missing")
             return payload
         if length < 14:

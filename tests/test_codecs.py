@@ -374,6 +374,14 @@ def test_damaged_codestreams_never_crash() -> None:
                 assert picture.pixels.shape in (source.shape, (32, 24))
 
 
+@pytest.mark.parametrize("uid", [JPEG_LOSSLESS, JPEG_LS, J2K_LOSSLESS, HTJ2K_LOSSLESS])
+def test_padding_after_the_end_marker_is_fine(uid: str) -> None:
+    source = chest_picture(64, 48)
+    for padding in (b"\x00", b"\x00" * 4096):
+        frame = frame_of(encode(source, uid, bits=12) + padding, source.shape, uid)
+        np.testing.assert_array_equal(decode(frame, cover_px=None).pixels, source)
+
+
 def test_missing_end_marker_of_a_whole_jpeg2000_is_put_back() -> None:
     source = chest_picture(64, 48)
     payload = jpeg2000(source, bits=12, reversible=True)
