@@ -19,7 +19,10 @@ from calibration.errors import CalibrationError
 from engines.errors import BundleError, EngineError
 from screener import INTENDED_USE, __version__
 from screener.errors import ConfigError, ExitCode, ScreenerError
+from screener.report_command import report
 from screener.settings import RunSettings
+from training.cohort_commands import app as cohort_app
+from training.commands import app as training_app
 
 if TYPE_CHECKING:
     from screener.records import RunSummary
@@ -165,6 +168,39 @@ def resolve(
 
 
 @app.command()
+def calibrate(
+    campaign: Folder,
+    labels: Annotated[Path, typer.Option(help="CSV of the site's own readings.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Threshold set to write (.json), for screener run --thresholds.")],
+    sensitivity: Annotated[
+        float, typer.Option(help="Required for pneumoconiosis and stage I or more.")
+    ] = 0.95,
+    tb_sensitivity: Annotated[float, typer.Option(help="Required for tuberculosis.")] = 0.90,
+    prevalence: Annotated[float | None, typer.Option(help="Of pneumoconiosis where it will be used.")] = None,
+    tb_prevalence: Annotated[
+        float | None, typer.Option(help="Of tuberculosis where it will be used.")
+    ] = None,
+) -> None:
+    """Choose thresholds from a site's own readings."""
+    from calibration.fitting import Requirements
+    from screener.calibrate import calibrate as choose
+
+    needs = Requirements(
+        sensitivity=sensitivity,
+        tb_sensitivity=tb_sensitivity,
+        prevalence=prevalence,
+        tb_prevalence=tb_prevalence,
+    )
+    report = choose(campaign, labels, out, needs)
+    typer.echo(f"{report.num_matched:,} readings matched, {report.num_unmatched:,} not", err=True)
+    typer.echo(f"threshold set {report.threshold_set.threshold_set_id}")
+    for file in report.files:
+        typer.echo(str(file))
+    if report.note:
+        typer.echo(report.note, err=True)
+
+
+@app.command()
 def doctor(as_json: AsJson = False) -> None:
     """Say what this installation can do, what is missing and how to get it."""
     from screener.doctor import State, examine
@@ -257,6 +293,11 @@ def _main(
     ] = False,
 ) -> None:
     pass
+
+
+app.command()(report)
+app.add_typer(training_app, name="train")
+app.add_typer(cohort_app, name="cohort")
 
 
 def main() -> None:
