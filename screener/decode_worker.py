@@ -19,8 +19,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from screener.canvas import CANVAS_SIDE, display_transform, draw_canvas
-from screener.codecs import decode
+from screener.canvas import CANVAS_SIDE, decode_for_canvas, display_transform, draw_canvas
 from screener.eligibility import check_eligible
 from screener.errors import DecodeError, Reason
 from screener.frame import read_frame
@@ -102,7 +101,7 @@ def _load(
     now = os.fstat(file.fileno())
     if (now.st_size, now.st_mtime_ns) != (entry.size_bytes, entry.mtime_ns):
         raise DecodeError(Reason.FILE_CHANGED, "size or time changed between finding and reading it")
-    picture = decode(frame, cover_px=CANVAS_SIDE)
+    picture = decode_for_canvas(frame)
     progress.step = "canvas"
     transform = display_transform(parsed.dataset, instance)
     facts = draw_canvas(picture, transform, instance.rows, instance.columns, out)
