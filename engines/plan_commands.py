@@ -8,7 +8,7 @@ minutes is not lost to a verification that was interrupted.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,7 @@ class PlanTarget:
     gpu: Gpu
     trt: Any
     """The module `tensorrt` or `tensorrt_rtx`."""
-    profile: BatchProfile = BatchProfile()
+    profile: BatchProfile = field(default_factory=BatchProfile)
 
 
 @dataclass(frozen=True, slots=True)

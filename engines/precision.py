@@ -158,7 +158,7 @@ class _Conversion:
         self._made.add(low)
         if name in self._initialisers:
             values = numpy_helper.to_array(self._initialisers[name])
-            self._graph.initializer.append(_stored(low, values, self._precision))
+            self._graph.initializer.append(_stored(name, low, values, self._precision))
         else:
             self._cast(name, low, _ELEMENT[self._precision])
         return low
@@ -187,13 +187,13 @@ def _raise_opset(proto: ModelProto, version: int) -> None:
             opset.version = max(opset.version, version)
 
 
-def _stored(name: str, values: npt.NDArray[np.float32], precision: str) -> TensorProto:
+def _stored(name: str, low_name: str, values: npt.NDArray[np.float32], precision: str) -> TensorProto:
     """An initialiser rounded to the type."""
     with np.errstate(over="ignore"):
         low = values.astype(_NUMPY[precision])
     if not np.isfinite(low.astype(np.float32)).all():
         raise EngineError(f"weight {name} does not fit {precision}; use bf16 or fp32")
-    tensor = TensorProto(name=name, data_type=_ELEMENT[precision], dims=values.shape)
+    tensor = TensorProto(name=low_name, data_type=_ELEMENT[precision], dims=values.shape)
     tensor.raw_data = low.tobytes()
     return tensor
 

@@ -77,8 +77,9 @@ def quantize(model: bytes, feeds: Arrays, *, keep_float: Collection[str] = ()) -
                 "OpTypesToExcludeOutputQuantization": _OPERATORS,
             },
         )
-        content = target.read_bytes()
-    checked(load(content))
+        quantised = load(target.read_bytes())
+    _leave_others_in_float(quantised)
+    content = bytes(checked(quantised).SerializeToString())
     check_quantisation(content)
     return content
 
@@ -128,6 +129,18 @@ def with_float_layers(model: bytes, quantised: bytes, layers: Collection[str]) -
                     present.add(name)
     _drop_unread(proto)
     return bytes(checked(proto).SerializeToString())
+
+
+def _leave_others_in_float(proto: ModelProto) -> None:
+    """Onnxruntime makes every reader of a tensor read it quantised; only convolutions shall."""
+    producers = {name: node for node in proto.graph.node for name in node.output}
+    for node in proto.graph.node:
+        if node.op_type in (*_OPERATORS, "QuantizeLinear", "DequantizeLinear"):
+            continue
+        for place, name in enumerate(node.input):
+            dequantise = producers.get(name)
+            if dequantise is not None and dequantise.op_type == "DequantizeLinear":
+                node.input[place] = producers[dequantise.input[0]].input[0]
 
 
 def _drop_unread(proto: ModelProto) -> None:

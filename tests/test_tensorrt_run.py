@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engines import cuda_runtime, tensorrt, tensorrt_build, tensorrt_plans
+from engines import cuda_runtime, devices, tensorrt, tensorrt_build, tensorrt_plans
 from engines.devices import Gpu
 from engines.errors import EngineError
 from engines.tensor_spec import TensorSpec
