@@ -126,8 +126,8 @@ class ClassificationTask:
         """Weighted sum of the tasks' losses on augmented crops."""
         device = next(network.parameters()).device
         places = self.train[indices.numpy()]
-        crop, lungs = self._pictures(places, device, self.train_side)
-        crop, lungs = _augmented(crop, lungs, generator)
+        crop, lungs = pictures_of(self.films, places, device, self.train_side)
+        crop, lungs = augmented_crops(crop, lungs, generator)
         diagnosis, stage, zones, _ = network(crop, lungs)
         terms = self._terms(diagnosis, stage, zones, torch.from_numpy(places))
         log_variance = network.log_variance if self.recipe.uncertainty_weighting else None
@@ -202,23 +202,27 @@ class ClassificationTask:
             torch.bfloat16 if device.type == "cuda" or torch.backends.mkldnn.is_available() else torch.float32
         )
         for start in range(0, len(places), batch_size):
-            crop, lungs = self._pictures(places[start : start + batch_size], device, self.train_side)
+            crop, lungs = pictures_of(self.films, places[start : start + batch_size], device, self.train_side)
             with torch.autocast(device.type, kind, enabled=kind == torch.bfloat16):
                 outputs = network(crop, lungs)
             parts.append(tuple(output.float().cpu() for output in outputs[:3]))
         return Predictions(*(torch.cat(output).numpy() for output in zip(*parts, strict=True)))
 
-    def _pictures(
-        self, places: npt.NDArray[np.int64], device: torch.device, side: int | None
-    ) -> tuple[Tensor, Tensor]:
-        crop = torch.from_numpy(self.films.crops[places]).to(device)[:, None].float() / 255
-        lungs = torch.from_numpy(self.films.lungs[places]).to(device).float() / 255
-        if side is not None and side != crop.shape[-1]:
-            crop = functional.interpolate(crop, size=(side, side), mode="area")
-        return crop, functional.interpolate(lungs, size=crop.shape[-2:], mode="bilinear", align_corners=False)
+
+def pictures_of(
+    films: CropFilms, places: npt.NDArray[np.int64], device: torch.device, side: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """(N, 1, C, C) crops in [0, 1] and (N, 2, C, C) lung masks of some films; C is `side` where it is
+    given."""
+    crop = torch.from_numpy(films.crops[places]).to(device)[:, None].float() / 255
+    lungs = torch.from_numpy(films.lungs[places]).to(device).float() / 255
+    if side is not None and side != crop.shape[-1]:
+        crop = functional.interpolate(crop, size=(side, side), mode="area")
+    return crop, functional.interpolate(lungs, size=crop.shape[-2:], mode="bilinear", align_corners=False)
 
 
-def _augmented(crop: Tensor, lungs: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def augmented_crops(crop: Tensor, lungs: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Move crops and their masks together a little, and change the crops' tone."""
     ranges = AffineRange(rotation_deg=6, log_scale=0.08, log_aspect=0.05, shear=0.03, shift=0.03)
     matrices = random_affine(crop.shape[0], ranges, generator)
     both = warp(torch.cat((crop, lungs), dim=1), matrices)
@@ -234,7 +238,7 @@ def _targets(films: CropFilms) -> _Targets:
     diagnosis = np.stack([films.labels("pneumoconiosis"), films.labels("tb")], axis=1)
     return _Targets(
         torch.from_numpy(diagnosis),
-        torch.from_numpy(films.labels("stage")),
+        torch.from_numpy(films.labels("stage").copy()),
         torch.from_numpy(films.zone_levels()),
     )
 

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 import torch
+from torch.nn import functional
 
 from screener.errors import ConfigError
 from screener.records import ZONES
@@ -30,6 +31,7 @@ LUNG_SIDE = 256
 """L: masks vary slowly, half the crop's resolution is enough."""
 MISSING = -1
 """Label of a task that a film was not read for."""
+DrawCanvas = Callable[[int, int], torch.Tensor]
 REQUIRED = ("film_id", "subject_id", "source", "split", "canvas", "view", "pneumoconiosis", "tb", "stage")
 
 
@@ -83,7 +85,8 @@ def read_cohort(folder: Path) -> pl.DataFrame:
 
 
 def make_crops(
-    folder: Path,
+    films: pl.DataFrame,
+    draw: DrawCanvas,
     segmentation: SegmentationNetwork,
     crop: LungCrop,
     out: Path,
@@ -91,10 +94,11 @@ def make_crops(
     batch_size: int = 8,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> CropFilms:
-    """Crop every frontal film of a cohort, or open the crops made earlier with the same network and films.
+    """Crop every film of a table, or open the crops made earlier with the same network and films.
 
     Args:
-        folder: cohort folder.
+        films: one row a film, with `film_id`.
+        draw: canvases (K, 1, 768, 768) of the films at rows [start, stop).
         segmentation: network in evaluation mode.
         crop: the crop module of the classification network to be trained.
         out: folder for the arrays.
@@ -102,37 +106,54 @@ def make_crops(
         on_progress: called with films done and films in all.
 
     Raises:
-        ConfigError: a picture that cannot be read; names row and film.
+        ConfigError: a picture that cannot be read; names the row.
     """
-    films = read_cohort(folder)
     fingerprint = _fingerprint(films, segmentation, crop)
     stamp = out / "crops.json"
     if stamp.exists() and json.loads(stamp.read_text())["fingerprint"] == fingerprint:
         return open_crops(out)
     out.mkdir(parents=True, exist_ok=True)
     stamp.unlink(missing_ok=True)
-    side = crop.config.crop_side
-    crops = np.lib.format.open_memmap(out / "crops.npy", "w+", np.uint8, (films.height, side, side))
-    lungs = np.lib.format.open_memmap(
-        out / "lungs.npy", "w+", np.uint8, (films.height, 2, LUNG_SIDE, LUNG_SIDE)
-    )
-    paths = films["canvas"].to_list()
-    for start in range(0, films.height, batch_size):
-        stop = min(start + batch_size, films.height)
-        canvas = canvases(folder, paths[start:stop], start)
+    side, count = crop.config.crop_side, films.height
+    crops = np.lib.format.open_memmap(out / "crops.npy", "w+", np.uint8, (count, side, side))
+    lungs = np.lib.format.open_memmap(out / "lungs.npy", "w+", np.uint8, (count, 2, LUNG_SIDE, LUNG_SIDE))
+    for start in range(0, count, batch_size):
+        stop = min(start + batch_size, count)
+        canvas = draw(start, stop)
         with torch.inference_mode():
             probability, box, _ = segmentation(canvas)
             grey, inside = crop(canvas, probability, box)
-            inside = torch.nn.functional.interpolate(inside, size=(LUNG_SIDE, LUNG_SIDE), mode="area")
+            inside = functional.interpolate(inside, size=(LUNG_SIDE, LUNG_SIDE), mode="area")
         crops[start:stop] = (grey[:, 0] * 255).round().byte().numpy()
         lungs[start:stop] = (inside * 255).round().byte().numpy()
         if on_progress is not None:
-            on_progress(stop, films.height)
+            on_progress(stop, count)
     crops.flush()
     lungs.flush()
     films.write_parquet(out / "films.parquet")
     stamp.write_text(json.dumps({"fingerprint": fingerprint, "crop": asdict(crop.config)}, indent=2) + "\n")
     return open_crops(out)
+
+
+def crop_cohort(
+    folder: Path,
+    segmentation: SegmentationNetwork,
+    crop: LungCrop,
+    out: Path,
+    *,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> CropFilms:
+    """Crop every frontal film of a cohort folder; see `make_crops`."""
+    films = read_cohort(folder)
+    paths = films["canvas"].to_list()
+    return make_crops(
+        films,
+        lambda start, stop: canvases(folder, paths[start:stop], start),
+        segmentation,
+        crop,
+        out,
+        on_progress=on_progress,
+    )
 
 
 def open_crops(folder: Path) -> CropFilms:

@@ -17,6 +17,7 @@ import polars as pl
 from calibration.model_calibration import Calibration
 from calibration.reliability import expected_calibration_error, top_label
 from screener.records import ZONES
+from training.metrics import auc, confusion_matrix, quadratic_weighted_kappa
 
 NUM_DRAWS = 500
 _FEWEST = 20
@@ -67,10 +68,12 @@ def figures_of(films: pl.DataFrame, calibration: Calibration) -> list[Figure]:
     zones_right = (j.zone_levels == j.levels).mean(axis=1)
     statistics: dict[str, Statistic] = {
         "diagnosis accuracy (both findings right)": lambda rows: float(right[rows].mean()),
-        "pneumoconiosis AUC": lambda rows: auc(j.pneumoconiosis[rows], j.labels[rows, 0]),
-        "tuberculosis AUC": lambda rows: auc(j.tb[rows], j.labels[rows, 1]),
+        "pneumoconiosis AUC": lambda rows: _area(j.labels[rows, 0], j.pneumoconiosis[rows]),
+        "tuberculosis AUC": lambda rows: _area(j.labels[rows, 1], j.tb[rows]),
         "stage accuracy": lambda rows: float(agreed[rows].mean()),
-        "stage quadratic-weighted kappa": lambda rows: quadratic_kappa(predicted[rows], j.stages[rows]),
+        "stage quadratic-weighted kappa": lambda rows: quadratic_weighted_kappa(
+            confusion_matrix(j.stages[rows], predicted[rows], 4)
+        ),
         "zone level accuracy": lambda rows: float(zones_right[rows].mean()),
         "ECE pneumoconiosis": lambda rows: _ece(j.pneumoconiosis[rows], j.labels[rows, 0]),
         "ECE tuberculosis": lambda rows: _ece(j.tb[rows], j.labels[rows, 1]),
@@ -129,31 +132,6 @@ def frontal_figures(held_out: pl.DataFrame) -> list[Figure]:
     return figures
 
 
-def auc(scores: npt.NDArray[np.float64], labels: npt.NDArray[np.int64]) -> float:
-    """Area under the ROC curve by ranks (Mann-Whitney), ties counted half; nan without both classes."""
-    from scipy.stats import rankdata
-
-    positive = int((labels == 1).sum())
-    negative = labels.size - positive
-    if not positive or not negative:
-        return float("nan")
-    ranks = rankdata(scores)[labels == 1].sum()
-    return float((ranks - positive * (positive + 1) / 2) / (positive * negative))
-
-
-def quadratic_kappa(
-    first: npt.NDArray[np.int64], second: npt.NDArray[np.int64], num_classes: int = 4
-) -> float:
-    """Cohen's kappa with quadratic weights (Cohen 1968); nan when both are constant."""
-    counts = np.zeros((num_classes, num_classes))
-    np.add.at(counts, (first, second), 1)
-    place = np.arange(num_classes)
-    weight = (place[:, None] - place[None, :]) ** 2
-    expected = counts.sum(axis=1)[:, None] * counts.sum(axis=0)[None, :] / max(1, first.size)
-    chance = float((weight * expected).sum())
-    return 1 - float((weight * counts).sum()) / chance if chance else float("nan")
-
-
 def _judged(films: pl.DataFrame, calibration: Calibration) -> _Judged:
     probabilities = calibration.apply(
         films.select("logit_pneumoconiosis", "logit_tb").to_numpy(),
@@ -184,6 +162,10 @@ def _bootstrap(name: str, statistic: Statistic, subjects: npt.NDArray[np.str_]) 
         draws.append(statistic(np.concatenate([films_of[i] for i in chosen])))
     low, high = np.nanquantile(draws, (0.025, 0.975))
     return Figure(name, statistic(rows), float(low), float(high))
+
+
+def _area(labels: npt.NDArray[np.int64], scores: npt.NDArray[np.float64]) -> float:
+    return auc(labels, scores).value if 0 < labels.sum() < labels.size else float("nan")
 
 
 def _share(right: npt.NDArray[np.bool_], among: npt.NDArray[np.bool_]) -> float:

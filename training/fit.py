@@ -28,6 +28,8 @@ from torch import Tensor, nn
 from screener.durable import replace_file
 from training.recipe import FitRecipe, to_toml
 
+OnEpoch = Callable[[Mapping[str, float]], None]
+
 
 class Task(Protocol):
     """What is trained: knows its films, its augmentation and its loss."""
@@ -111,7 +113,7 @@ class Trainer:
         """Optimiser steps of one epoch; a last partial batch is left out."""
         return max(1, self.task.num_train // (self.recipe.batch_size * self.fabric.world_size))
 
-    def run(self, on_epoch: Callable[[Mapping[str, float]], None] | None = None) -> FitResult:
+    def run(self, on_epoch: OnEpoch | None = None) -> FitResult:
         """Train until the recipe's last epoch, continuing from the folder's checkpoint if there is one."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self._resume()

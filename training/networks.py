@@ -18,7 +18,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from training.densenet import DenseNet121
-from training.lung_geometry import box_from_lungs, crop_square, grown, normalise_over_lungs, zone_maps
+from training.lung_geometry import (
+    MIN_LUNG_SHARE,
+    box_from_lungs,
+    crop_square,
+    grown,
+    normalise_over_lungs,
+    zone_maps,
+)
 from training.unet import UNet
 
 CANVAS_SIDE = 768
@@ -45,7 +52,7 @@ class ClassificationConfig:
 
     growth: int = 16
     """DenseNet-121 growth rate; 32 is the published network, 16 has about a quarter of its work."""
-    crop_side: int = 512
+    crop_side: int = 384
     """Pixels of the lung crop."""
     stage_head: StageHead = "categorical"
     """Four class logits, or one severity with three ordered cut points turned into four class logits."""
@@ -132,7 +139,7 @@ class LungClassifier(nn.Module):
             `diagnosis_logits` (N, 2), `stage_logits` (N, 4), `zone_logits` (N, 6, 4),
             `activation` (N, 2, C / 32, C / 32).
         """
-        features = self.backbone(self.prepare(crop, lungs)).float()
+        features = self.backbone(model_input(self.config, crop, lungs)).float()
         pool = crop.shape[-1] // features.shape[-1]
         # Zone lines to an eighth of a cell are fine enough; full-size maps would cost more than they give.
         maps = functional.avg_pool2d(zone_maps(functional.avg_pool2d(lungs, 4)), pool // 4)
@@ -142,16 +149,6 @@ class LungClassifier(nn.Module):
         activation = self.activation(features)
         diagnosis_logits = _log_mean_exp(activation, maps.sum(dim=1, keepdim=True))
         return diagnosis_logits, self._stage_logits(zone_logits, zone_features), zone_logits, activation
-
-    def prepare(self, crop: Tensor, lungs: Tensor) -> Tensor:
-        """(N, 2, C, C): normalised crop, blanked outside the widened lungs, and the lung mask."""
-        picture = normalise_over_lungs(crop, lungs)
-        union = lungs.amax(dim=1, keepdim=True)
-        if self.config.surround == "blank":
-            wide = grown(lungs, self.config.surround_px)
-            found = wide.mean(dim=(2, 3), keepdim=True) > 0.01
-            picture = picture * torch.where(found, wide, torch.ones_like(wide))
-        return torch.cat((picture, union), dim=1)
 
     def _stage_logits(self, zone_logits: Tensor, zone_features: Tensor) -> Tensor:
         levels = zone_logits.softmax(dim=2)
@@ -181,6 +178,25 @@ class ClassificationNetwork(nn.Module):
         crop, crop_lungs = self.crop(canvas, lungs, box)
         outputs: tuple[Tensor, Tensor, Tensor, Tensor] = self.classifier(crop, crop_lungs)
         return outputs
+
+
+def model_input(config: ClassificationConfig, crop: Tensor, lungs: Tensor) -> Tensor:
+    """What the backbone sees of a crop.
+
+    Args:
+        config: says what happens outside the lungs.
+        crop: (N, 1, C, C) grey levels.
+        lungs: (N, 2, C, C) probability.
+
+    Returns:
+        (N, 2, C, C): the crop normalised over the lungs and blanked outside them, and the lung mask.
+    """
+    picture = normalise_over_lungs(crop, lungs)
+    if config.surround == "blank":
+        wide = grown(lungs, config.surround_px)
+        found = wide.mean(dim=(2, 3), keepdim=True) > MIN_LUNG_SHARE
+        picture = picture * torch.where(found, wide, torch.ones_like(wide))
+    return torch.cat((picture, lungs.amax(dim=1, keepdim=True)), dim=1)
 
 
 def class_logits_from_cut_points(severity: Tensor, cut_points: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ step's weights. It costs nothing, and short runs end several points better.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,10 +24,10 @@ from training.classification_task import (
     Predictions,
     WeightedClassifier,
 )
-from training.crops import CropFilms, concatenate, make_crops
+from training.crops import CropFilms, concatenate, crop_cohort
 from training.curves import draw_curves
 from training.densenet import import_backbone, read_weights
-from training.fit import FitResult, Trainer, describe_run
+from training.fit import FitResult, OnEpoch, Trainer, describe_run
 from training.networks import ClassificationNetwork, LungCrop, SegmentationNetwork
 from training.recipe import load_recipe
 from training.segmentation_data import (
@@ -46,8 +45,6 @@ from training.segmentation_task import (
     held_out_dice,
 )
 from training.splits import write_split
-
-OnEpoch = Callable[[Mapping[str, float]], None]
 
 
 def train_segmentation(
@@ -131,7 +128,8 @@ def crops_of(recipe: ClassificationRecipe, data: Path, runs: Path, cache: Path) 
     segmentation = load_segmentation(runs / recipe.segmentation)
     crop = LungCrop(recipe.network)
     parts = [
-        make_crops(data / name, segmentation, crop, cache / name.replace("/", "_")) for name in recipe.cohorts
+        crop_cohort(data / name, segmentation, crop, cache / name.replace("/", "_"))
+        for name in recipe.cohorts
     ]
     return concatenate(parts) if len(parts) > 1 else parts[0]
 

@@ -86,6 +86,19 @@ def read_grey(path: Path, where: str) -> UInt8:
     return np.asarray(picture, np.uint8)
 
 
+def draw_grey(grey: UInt8, where: str) -> tuple[npt.NDArray[np.float32], Letterbox]:
+    """(768, 768) canvas of a grey picture, and where it lies on it.
+
+    Raises:
+        ConfigError: the picture is blank; says where it is listed.
+    """
+    canvas = np.empty((CANVAS_SIDE, CANVAS_SIDE), np.float32)
+    try:
+        return canvas, canvas_from_grey(grey, canvas).letterbox
+    except DecodeError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
 def pooled_canvas(canvas: npt.NDArray[np.float32]) -> UInt8:
     """(768, 768) canvas in [0, 1] to (256, 256) bytes, averaged as the network averages."""
     small = cv2.resize(canvas, (MASK_SIDE, MASK_SIDE), interpolation=cv2.INTER_AREA)
@@ -155,7 +168,7 @@ def read_pairs(index: Path) -> list[_Film]:
         mask = read_grey(index.parent / pair["mask"], where)
         if grey.shape != mask.shape:
             raise ConfigError(f"{where}: image {grey.shape} and mask {mask.shape} differ in size")
-        canvas, letterbox = _canvas(grey, where)
+        canvas, letterbox = draw_grey(grey, where)
         labelled = mask_on_canvas(split_lungs(mask > 127), letterbox)
         source = Path(pair["image"]).name.split("_")[0]
         films.append(_Film(pooled_canvas(canvas), labelled, True, pair["patient_group"], source))
@@ -179,7 +192,7 @@ def read_films(index: Path, *, licence_excludes: str = "NC") -> list[_Film]:
         if licence_excludes in film["licence"] or not name.startswith(("nih", "ieee")):
             continue
         where = f"{index.name} row {row}"
-        canvas, _ = _canvas(read_grey(index.parent / film["file"], where), where)
+        canvas, _ = draw_grey(read_grey(index.parent / film["file"], where), where)
         frontal = film["orientation"] == "upright" and film["view"] != "lateral"
         films.append(_Film(pooled_canvas(canvas), None, frontal, film["patient_group"], name.split("_")[0]))
     return films
@@ -230,14 +243,6 @@ def parts_of(films: SegmentationFilms, *, seed: int) -> npt.NDArray[np.str_]:
         for source, masked, frontal in zip(films.sources, films.has_mask, films.frontal, strict=True)
     ]
     return np.array(split_by_patient(films.patients, strata, shares=(0.7, 0.1, 0.2), seed=seed))
-
-
-def _canvas(grey: UInt8, where: str) -> tuple[npt.NDArray[np.float32], Letterbox]:
-    canvas = np.empty((CANVAS_SIDE, CANVAS_SIDE), np.float32)
-    try:
-        return canvas, canvas_from_grey(grey, canvas).letterbox
-    except DecodeError as error:
-        raise ConfigError(f"{where}: {error}") from error
 
 
 def read_index(index: Path, wanted: set[str]) -> pl.DataFrame:
