@@ -4,7 +4,8 @@ A few distinct films are encoded per transfer syntax (7.8 million pixels as JPEG
 out under new patients, studies and UIDs until the count is reached: every file costs a reader the same as a
 picture of its own. Films are chest-like: pictures the caller gives, or smooth lung shadows, enlarged to
 detector size, with the detector's grain, which is what lossless codecs spend their bytes on. The same
-arguments write the same bytes.
+arguments write the same bytes. Archives too large for a disk can hold hard links: other paths to the same
+bytes, which cost a reader exactly what the files cost.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ from pydicom.encaps import encapsulate
 from pydicom.pixels.encoders.base import get_encoder
 from pydicom.uid import (
     UID,
-    DigitalXRayImageStorageForPresentation,
     ExplicitVRLittleEndian,
     HTJ2KLossless,
     JPEG2000Lossless,
@@ -33,18 +33,22 @@ from pydicom.uid import (
     RLELossless,
 )
 
-Film = npt.NDArray[np.uint16]
+from bench.archive_headers import UNITS, RadiographyUnit, describe
+from screener.errors import ConfigError
 
-ROOT_UID = "2.25.7411"
-"""Prefix of every UID written, under the UUID-derived root of PS3.5 B.2."""
+Film = npt.NDArray[np.uint16]
+Picture = npt.NDArray[np.float32]
+
 DISTINCT_FILMS = 4
 FILES_PER_FOLDER = 500
-IMAGES_PER_STUDY = 2
-STUDIES_PER_PATIENT = 2
 GRAIN_LEVELS = 12.0
 """Standard deviation of the grain, in grey levels of a 12-bit film."""
-DETECTOR_MM = 430.0
-"""Longer side of the detector."""
+LARGE_FILM = (3056, 2544)
+"""Rows and columns of a 7.8-megapixel film: 43 cm at 0.14 mm."""
+VARIED_SIZES = (LARGE_FILM, (2500, 2048), (2022, 2022), (2140, 1760), (2836, 2336))
+"""What an archive of several units holds."""
+PICTURE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".tif", ".tiff"))
+VARIED_BITS = (12, 10, 14, 16, 12, 11, 13, 15)
 
 
 class Syntax(StrEnum):
@@ -76,14 +80,27 @@ class ArchiveRecipe:
     """Files."""
     mix: Mapping[Syntax, float]
     """Relative weight of each encoding."""
-    sizes: tuple[tuple[int, int], ...] = ((3056, 2544),)
+    sizes: tuple[tuple[int, int], ...] = (LARGE_FILM,)
     """(rows, columns) of the films, taken in turn."""
-    bits_stored: int = 12
+    bits: tuple[int, ...] = (12,)
+    """Bits stored of the films, taken in turn."""
     seed: int = 0
+    num_distinct: int | None = None
+    """Files after which the rest are hard links to them, in turn; None links nothing."""
+
+    def __post_init__(self) -> None:
+        if self.count < 1 or (self.num_distinct is not None and self.num_distinct < 1):
+            raise ConfigError("an archive has at least one file")
+        if not self.mix or min(self.mix.values()) < 0 or sum(self.mix.values()) <= 0:
+            raise ConfigError("--mix: expected at least one encoding with a positive weight")
+        if not self.sizes or any(not 16 <= side <= 20_000 for size in self.sizes for side in size):
+            raise ConfigError("--sizes: expected sides of 16 to 20000 pixels")
+        if not self.bits or any(not 8 < bits <= 16 for bits in self.bits):
+            raise ConfigError("--bits: expected 9 to 16")
 
 
-def write_archive(out: Path, recipe: ArchiveRecipe, pictures: Sequence[npt.NDArray[np.float32]] = ()) -> int:
-    """Write an archive below `out` and return its size in bytes.
+def write_archive(out: Path, recipe: ArchiveRecipe, pictures: Sequence[Picture] = ()) -> int:
+    """Write an archive below `out` and return its size in bytes, every link counted.
 
     Args:
         out: made if missing; files of the same names are replaced.
@@ -91,20 +108,39 @@ def write_archive(out: Path, recipe: ArchiveRecipe, pictures: Sequence[npt.NDArr
         pictures: float32 (H, W) in [0, 1], lungs dark; without any, lung shadows are drawn.
     """
     random = np.random.default_rng(recipe.seed)
-    encoded = {syntax: list(_encode_films(syntax, recipe, pictures)) for syntax in recipe.mix}
-    syntaxes = list(recipe.mix)
-    weights = np.array([recipe.mix[syntax] for syntax in syntaxes], float)
-    shares = np.floor(weights / weights.sum() * recipe.count).astype(int)
-    shares[: recipe.count - shares.sum()] += 1
-    order = random.permutation(np.repeat(np.arange(len(syntaxes)), shares))
-    size_bytes = 0
-    for number, choice in enumerate(order):
-        films = encoded[syntaxes[choice]]
-        path = out / f"{number // FILES_PER_FOLDER:04d}" / f"IM{number:06d}"
+    num_written = min(recipe.count, recipe.num_distinct or recipe.count)
+    films = {
+        syntax: list(_encode_films(syntax, recipe, pictures))
+        for syntax, weight in recipe.mix.items()
+        if weight > 0
+    }
+    order = random.permutation(np.array(_shares(recipe.mix, num_written)))
+    sizes_bytes = []
+    for number in range(recipe.count):
+        path = _path(out, number)
         path.parent.mkdir(parents=True, exist_ok=True)
-        dcmwrite(path, _dataset(films[number % len(films)], number, recipe), enforce_file_format=True)
-        size_bytes += path.stat().st_size
-    return size_bytes
+        path.unlink(missing_ok=True)
+        if number < num_written:
+            choices = films[Syntax(order[number])]
+            dataset = _dataset(choices[number % len(choices)], number, recipe)
+            dcmwrite(path, dataset, enforce_file_format=True)
+            sizes_bytes.append(path.stat().st_size)
+        else:
+            path.hardlink_to(_path(out, number % num_written))
+            sizes_bytes.append(sizes_bytes[number % num_written])
+    return sum(sizes_bytes)
+
+
+def _path(out: Path, number: int) -> Path:
+    return out / f"{number // FILES_PER_FOLDER:04d}" / f"IM{number:06d}"
+
+
+def _shares(mix: Mapping[Syntax, float], count: int) -> list[str]:
+    """`count` names of encodings by their weights; whole files, the remainder to the first ones."""
+    wanted = {syntax: weight for syntax, weight in mix.items() if weight > 0}
+    total = sum(wanted.values())
+    names = [str(syntax) for syntax, weight in wanted.items() for _ in range(int(weight / total * count))]
+    return names + [str(syntax) for syntax in list(wanted)[: count - len(names)]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,20 +149,25 @@ class _EncodedFilm:
     payload: bytes
     rows: int
     columns: int
+    bits: int
+    unit: RadiographyUnit
 
 
 def _encode_films(
-    syntax: Syntax, recipe: ArchiveRecipe, pictures: Sequence[npt.NDArray[np.float32]]
+    syntax: Syntax, recipe: ArchiveRecipe, pictures: Sequence[Picture]
 ) -> Iterator[_EncodedFilm]:
-    for index in range(max(DISTINCT_FILMS, len(recipe.sizes))):
+    for index in range(max(DISTINCT_FILMS, len(recipe.sizes), len(recipe.bits))):
         random = np.random.default_rng((recipe.seed, index))
         rows, columns = recipe.sizes[index % len(recipe.sizes)]
+        bits, unit = recipe.bits[index % len(recipe.bits)], UNITS[index % len(UNITS)]
         picture = pictures[index % len(pictures)] if pictures else lung_shadows(random)
-        film = _to_film(picture, rows, columns, recipe.bits_stored, random)
-        yield _EncodedFilm(syntax, _encode(syntax, film, recipe.bits_stored), rows, columns)
+        film = _to_film(picture, rows, columns, bits, random)
+        if unit.photometric_interpretation == "MONOCHROME1":
+            film = (2**bits - 1 - film).astype(np.uint16)
+        yield _EncodedFilm(syntax, _encode(syntax, film, bits), rows, columns, bits, unit)
 
 
-def lung_shadows(random: np.random.Generator, side: int = 512) -> npt.NDArray[np.float32]:
+def lung_shadows(random: np.random.Generator, side: int = 512) -> Picture:
     """A smooth chest-like picture, float32 (side, side) in [0, 1]: two dark ovals, ribs, a bright middle."""
     down, across = np.mgrid[0 : 1 : side * 1j, 0 : 1 : side * 1j].astype(np.float32)
     shift = random.uniform(-0.02, 0.02)
@@ -135,13 +176,11 @@ def lung_shadows(random: np.random.Generator, side: int = 512) -> npt.NDArray[np
         oval = ((across - centre) / 0.15) ** 2 + ((down - 0.48) / 0.33) ** 2
         picture = picture - 0.5 / (1 + np.exp(np.minimum(8 * (oval - 1), 60)))
     ribs = 0.04 * np.sin(2 * np.pi * (11 * down + 1.2 * np.abs(across - 0.5) + random.uniform()))
-    shadows: npt.NDArray[np.float32] = np.clip(picture + ribs, 0, 1).astype(np.float32)
+    shadows: Picture = np.clip(picture + ribs, 0, 1).astype(np.float32)
     return shadows
 
 
-def _to_film(
-    picture: npt.NDArray[np.float32], rows: int, columns: int, bits: int, random: np.random.Generator
-) -> Film:
+def _to_film(picture: Picture, rows: int, columns: int, bits: int, random: np.random.Generator) -> Film:
     large = cv2.resize(picture, (columns, rows), interpolation=cv2.INTER_CUBIC)
     grain = random.standard_normal((rows, columns), np.float32) * (GRAIN_LEVELS / 4096)
     levels = (large * 0.9 + 0.05 + grain) * (2**bits - 1)
@@ -178,30 +217,14 @@ def _encode(syntax: Syntax, film: Film, bits: int) -> bytes:
 
 
 def _dataset(film: _EncodedFilm, number: int, recipe: ArchiveRecipe) -> Dataset:
-    """Header of one file; patients, studies and instances are numbered from the file's number."""
-    study = number // IMAGES_PER_STUDY
-    patient = study // STUDIES_PER_PATIENT
-    dataset = Dataset()
-    dataset.SOPClassUID = DigitalXRayImageStorageForPresentation
-    dataset.SOPInstanceUID = UID(f"{ROOT_UID}.{recipe.seed}.3.{number + 1}")
-    dataset.StudyInstanceUID = UID(f"{ROOT_UID}.{recipe.seed}.1.{study + 1}")
-    dataset.SeriesInstanceUID = UID(f"{ROOT_UID}.{recipe.seed}.2.{number + 1}")
-    dataset.PatientID, dataset.PatientName = f"BENCH{patient:07d}", f"Bench^Patient{patient}"
-    dataset.PatientAge, dataset.PatientSex = f"{40 + patient % 40:03d}Y", "MF"[patient % 2]
-    dataset.StudyDate, dataset.Modality = f"{2015 + study % 10}0{1 + study % 9}15", "DX"
-    dataset.BodyPartExamined, dataset.ViewPosition = "CHEST", "PA"
-    dataset.Manufacturer, dataset.ImageType = "Benchmark", ["ORIGINAL", "PRIMARY"]
-    dataset.Rows, dataset.Columns = film.rows, film.columns
-    spacing = DETECTOR_MM / max(film.rows, film.columns)
-    dataset.ImagerPixelSpacing = [f"{spacing:.5f}", f"{spacing:.5f}"]
-    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
-    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = (
-        16,
-        recipe.bits_stored,
-        recipe.bits_stored - 1,
+    dataset = describe(
+        number,
+        film.unit,
+        seed=recipe.seed,
+        rows=film.rows,
+        columns=film.columns,
+        bits_stored=film.bits,
     )
-    dataset.PixelRepresentation = 0
-    dataset.WindowCenter, dataset.WindowWidth = 2 ** (recipe.bits_stored - 1), 2**recipe.bits_stored
     is_raw = film.syntax is Syntax.RAW
     dataset.PixelData = film.payload if is_raw else encapsulate([film.payload])
     dataset["PixelData"].VR = "OW" if is_raw else "OB"
@@ -209,3 +232,66 @@ def _dataset(film: _EncodedFilm, number: int, recipe: ArchiveRecipe) -> Dataset:
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = UIDS[film.syntax]
     return dataset
+
+
+def parse_mix(text: str) -> dict[Syntax, float]:
+    """`raw=40,j2k=20` to weights by encoding.
+
+    Raises:
+        ConfigError: not of that form, or an encoding that is not known.
+    """
+    try:
+        parts = [part.partition("=") for part in text.split(",")]
+        return {Syntax(name.strip()): float(weight or 1) for name, _, weight in parts}
+    except ValueError as error:
+        raise ConfigError(
+            f"--mix {text}: expected for example raw=40,j2k=20; of {', '.join(Syntax)}"
+        ) from error
+
+
+def parse_sizes(text: str) -> tuple[tuple[int, int], ...]:
+    """`3056x2544,2022x2022` to (rows, columns).
+
+    Raises:
+        ConfigError: not of that form.
+    """
+    try:
+        sides = [part.split("x") for part in text.split(",")]
+        return tuple((int(rows), int(columns)) for rows, columns in sides)
+    except ValueError as error:
+        raise ConfigError(f"--sizes {text}: expected for example 3056x2544,2022x2022") from error
+
+
+def parse_bits(text: str) -> tuple[int, ...]:
+    """`12`, `10,12` or the range `10-16` to bits stored.
+
+    Raises:
+        ConfigError: not of that form.
+    """
+    first, is_range, last = text.partition("-")
+    try:
+        if is_range:
+            return tuple(range(int(first), int(last) + 1))
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise ConfigError(f"--bits {text}: expected for example 12 or 10-16") from error
+
+
+def read_pictures(folder: Path) -> list[Picture]:
+    """Every PNG, JPEG or TIFF of a folder, by name, as float32 (H, W) in [0, 1].
+
+    Raises:
+        ConfigError: none there, or one that cannot be read.
+    """
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES)
+    if not paths:
+        raise ConfigError("--pictures: the folder holds no PNG, JPEG or TIFF")
+    return [_read_picture(path) for path in paths]
+
+
+def _read_picture(path: Path) -> Picture:
+    image = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH)
+    if image is None or image.dtype not in (np.uint8, np.uint16):
+        raise ConfigError(f"--pictures: {path.name} is no picture of 8 or 16 bits")
+    picture: Picture = image.astype(np.float32) / np.float32(255 if image.dtype == np.uint8 else 65535)
+    return picture
