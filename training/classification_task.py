@@ -212,8 +212,7 @@ class ClassificationTask:
 def pictures_of(
     films: CropFilms, places: npt.NDArray[np.int64], device: torch.device, side: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """(N, 1, C, C) crops in [0, 1] and (N, 2, C, C) lung masks of some films; C is `side` where it is
-    given."""
+    """Crops (N, 1, C, C) in [0, 1] and lung masks (N, 2, C, C) of some films; C is `side` where given."""
     crop = torch.from_numpy(films.crops[places]).to(device)[:, None].float() / 255
     lungs = torch.from_numpy(films.lungs[places]).to(device).float() / 255
     if side is not None and side != crop.shape[-1]:

@@ -4,7 +4,7 @@ sentence.
 Repeats the study of the origin paper (docs/architecture.md names it): diagnosis alone, stage alone, both on
 a shared backbone, with the same films, seeds, epochs and budget. The decision a reader would question: the
 test part of the cohort is locked away and judged once by the networks of the first fold for McNemar and the
-bootstrap; folds divide the training part only. """
+bootstrap; folds divide the training part only."""
 
 from __future__ import annotations
 
@@ -17,8 +17,14 @@ import numpy.typing as npt
 import polars as pl
 import torch
 
-from screener.errors import ConfigError from training.classification_task import ClassificationRecipe,
-ClassificationTask, Predictions, WeightedClassifier from training.comparison import (
+from screener.errors import ConfigError
+from training.classification_task import (
+    ClassificationRecipe,
+    ClassificationTask,
+    Predictions,
+    WeightedClassifier,
+)
+from training.comparison import (
     Comparison,
     Interval,
     Test,
@@ -97,9 +103,10 @@ def compare(
         for way, tasks in WAYS.items():
             if on_fold is not None:
                 on_fold(number, way)
-            places = np.concatenate([fold.test, locked]) found = _predict(recipe.classification, films,
-            fold, places, tasks, folder / f"fold{number}-{way}") rows.append(_table(films, places, found,
-            number, way, len(fold.test)))
+            places = np.concatenate([fold.test, locked])
+            run = folder / f"fold{number}-{way}"
+            found = _predict(recipe.classification, films, fold, places, tasks, run)
+            rows.append(_table(films, places, found, number, way, len(fold.test)))
     predictions = pl.concat(rows)
     predictions.write_parquet(folder / "predictions.parquet")
     comparisons = adjusted(_comparisons(predictions, num_train=len(folds[0].train)))
@@ -188,9 +195,12 @@ def _fold_metrics(predictions: pl.DataFrame) -> pl.DataFrame:
 
 
 def _comparisons(predictions: pl.DataFrame, *, num_train: int) -> list[Comparison]:
-    folds = _fold_metrics(predictions) first = predictions.filter((pl.col("fold") == 0) & pl.col("locked"))
-    num_test = predictions.filter((pl.col("fold") == 0) & ~pl.col("locked") & (pl.col("way") ==
-    "stage")).height found = [] for task in TASKS:
+    folds = _fold_metrics(predictions)
+    opening = predictions.filter(pl.col("fold") == 0)
+    first = opening.filter(pl.col("locked"))
+    num_test = opening.filter(~pl.col("locked") & (pl.col("way") == "stage")).height
+    found = []
+    for task in TASKS:
         single, multi = (
             folds.filter((pl.col("task") == task) & (pl.col("way") == way)) for way in (task, "multi-task")
         )
