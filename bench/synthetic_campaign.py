@@ -324,14 +324,14 @@ def _write_pictures(rng: np.random.Generator, folder: Path, count: int) -> None:
     referred = studies.filter((pl.col("status") == "screened") & (pl.col("referral") != "none"))
     referred = referred.sort(pl.col("referral") != "priority", maintain_order=True).head(count)
     (folder / "pictures").mkdir()
-    canvas, lungs, box = _chest()
+    canvas, lungs, box = simple_chest()
     for image_pid in referred["image_pid"]:
         activation = rng.normal(-1, 1, size=(2, 16, 16)).astype(np.float32)
         drawn = draw_overlay(canvas, lungs, box, activation)
         (folder / "pictures" / f"{image_pid}.webp").write_bytes(drawn)
 
 
-def _chest() -> tuple[Float32, Float32, Float32]:
+def simple_chest() -> tuple[Float32, Float32, Float32]:
     """A canvas with two dark ellipses, their masks and their box."""
     row, column = np.mgrid[:CANVAS_SIDE, :CANVAS_SIDE] / CANVAS_SIDE
     rings = [((column - x) / 0.13) ** 2 + ((row - 0.5) / 0.3) ** 2 for x in (0.32, 0.68)]

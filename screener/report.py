@@ -148,6 +148,8 @@ def analyse(settings: ReportSettings) -> ReportContent:
         **_agreement_tables(readings, screened, settings, prevalence),
     }
     warnings = _warnings(roster, match, readings, screened, before)
+    if found.num_shared_pictures:
+        warnings["same_picture_two_subjects"] = found.num_shared_pictures
     return ReportContent(
         settings, campaign, found, tables, before, dimensions, thresholds, match, accuracy, warnings
     )

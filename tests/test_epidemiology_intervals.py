@@ -1,7 +1,12 @@
 import numpy as np
 import pytest
 
-from screener.epidemiology.intervals import MIN_CLUSTERS, cluster_intervals, proportion_interval
+from screener.epidemiology.intervals import (
+    MIN_CLUSTERS,
+    IntervalMethod,
+    cluster_intervals,
+    proportion_interval,
+)
 
 
 def test_wilson_of_a_textbook_example() -> None:
@@ -22,12 +27,12 @@ def test_clopper_pearson_of_the_same_examples() -> None:
 
 
 @pytest.mark.parametrize("method", ["wilson", "clopper_pearson"])
-def test_limits_beside_no_and_all_positives_are_exact(method: str) -> None:
+def test_limits_beside_no_and_all_positives_are_exact(method: IntervalMethod) -> None:
     low, high = proportion_interval(
         np.array([0, 7, 14]),
         np.array([14, 14, 14]),
         method=method,
-        confidence=0.95,  # type: ignore[arg-type]
+        confidence=0.95,
     )
     assert low[0] == 0.0
     assert high[2] == 1.0
@@ -42,7 +47,7 @@ def test_no_persons_have_no_interval() -> None:
 
 
 @pytest.mark.parametrize(("method", "least"), [("wilson", 0.93), ("clopper_pearson", 0.95)])
-def test_intervals_cover_the_truth(method: str, least: float) -> None:
+def test_intervals_cover_the_truth(method: IntervalMethod, least: float) -> None:
     rng = np.random.default_rng(1)
     truth, total = 0.06, 400
     positives = rng.binomial(total, truth, size=4000)
@@ -50,7 +55,7 @@ def test_intervals_cover_the_truth(method: str, least: float) -> None:
         positives,
         np.full(4000, total),
         method=method,
-        confidence=0.95,  # type: ignore[arg-type]
+        confidence=0.95,
     )
     assert least <= np.mean((low <= truth) & (truth <= high)) <= 0.99
 

@@ -103,6 +103,8 @@ class Flow:
     """study_pid of the studies that are no duplicate, whatever their quality."""
     duplicates: pl.Series
     """study_pid of the studies whose film is counted under another study."""
+    num_shared_pictures: int
+    """Pictures that occur under more than one subject: kept, and worth a look."""
 
     def remaining(self, step: Step, unit: str) -> int:
         """Units that passed a step."""
@@ -138,6 +140,7 @@ def flow(images: pl.DataFrame, studies: pl.DataFrame, run: Mapping[str, object])
         analysed=placed.filter(pl.col("left_at") > STEPS.index(Step.SCREENED))["study_pid"],
         unique=placed.filter(pl.col("left_at") > STEPS.index(Step.UNIQUE))["study_pid"],
         duplicates=placed.filter(pl.col("speaks") & (pl.col("left_why") == DUPLICATE_PICTURE))["study_pid"],
+        num_shared_pictures=_num_shared_pictures(images),
     )
     _reconcile(found, images, studies)
     _compare_with_run(images, run)
@@ -214,6 +217,12 @@ def _reason_rows(last: pl.DataFrame, unit: str) -> pl.DataFrame:
         pl.col("left_why").alias("reason"),
         "count",
     )
+
+
+def _num_shared_pictures(images: pl.DataFrame) -> int:
+    owned = images.drop_nulls(["pixel_sha256", "subject_pid"])
+    owners = owned.group_by("pixel_sha256").agg(pl.col("subject_pid").n_unique())
+    return int((owners["subject_pid"] > 1).sum())
 
 
 def _refuse_contradictions(images: pl.DataFrame, studies: pl.DataFrame) -> None:

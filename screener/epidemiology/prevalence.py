@@ -18,7 +18,7 @@ from screener.epidemiology.misclassification import TestAccuracy, lang_reiczigel
 from screener.epidemiology.outcomes import Outcome, is_outcome
 from screener.epidemiology.strata import UNKNOWN, Dimension, band_order, latest_per_person
 from screener.epidemiology.suppression import Hidden, StratumCounts, suppress
-from screener.epidemiology.tables import PREVALENCE
+from screener.epidemiology.tables import PREVALENCE, empty
 from screener.schema import polars_schema
 
 OVERALL = "overall"
@@ -75,6 +75,8 @@ def _dimension_rows(
     settings: PrevalenceSettings,
     rng: np.random.Generator,
 ) -> pl.DataFrame:
+    if persons.is_empty():
+        return empty("prevalence")
     names = [outcome.value for outcome in Outcome]
     grouped = persons.group_by(dimension).agg(pl.len().alias("n"), *(pl.col(name).sum() for name in names))
     order = sorted(range(grouped.height), key=lambda row: band_order(grouped[dimension][row]))

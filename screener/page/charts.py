@@ -8,8 +8,6 @@ sites is not read by anyone.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import altair as alt
@@ -69,22 +67,19 @@ def chart_specs(
         language: of all words in the charts.
     """
     prevalence = tables["prevalence"]
-    makers: dict[str, Callable[[], Chart | None]] = {
-        "flow": lambda: flow_chart(tables["flow"], language),
-        "stages": lambda: stage_chart(prevalence, language),
-        "scores": lambda: score_chart(tables["scores"], thresholds, language),
-        "drift": lambda: drift_chart(tables["drift"], language),
-        "throughput": lambda: throughput_chart(tables["throughput"], language),
-        "reliability": lambda: reliability_chart(tables["reliability"], language),
+    drawn: dict[str, Chart | None] = {
+        "flow": flow_chart(tables["flow"], language),
+        "stages": stage_chart(prevalence, language),
+        "scores": score_chart(tables["scores"], thresholds, language),
+        "drift": drift_chart(tables["drift"], language),
+        "throughput": throughput_chart(tables["throughput"], language),
+        "reliability": reliability_chart(tables["reliability"], language),
     }
     for dimension in prevalence["dimension"].unique(maintain_order=True):
         if dimension != OVERALL:
-            makers[f"prevalence-{dimension}"] = lambda name=dimension: prevalence_chart(
-                prevalence, name, language
-            )
+            drawn[f"prevalence-{dimension}"] = prevalence_chart(prevalence, dimension, language)
     for dimension in tables["quality"]["dimension"].unique(maintain_order=True):
-        makers[f"quality-{dimension}"] = partial(quality_chart, tables["quality"], dimension, language)
-    drawn = {name: make() for name, make in makers.items()}
+        drawn[f"quality-{dimension}"] = quality_chart(tables["quality"], dimension, language)
     return {name: _spec(chart) for name, chart in drawn.items() if chart is not None}
 
 

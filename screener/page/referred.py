@@ -63,7 +63,7 @@ def referred_studies(worklist: pl.DataFrame, pictures: Path, max_thumbnails: int
         max_thumbnails: most pictures.
     """
     shown = worklist.head(MAX_ROWS)
-    rounded = shown.with_columns(pl.col("p_pneumoconiosis", "p_tb").cast(pl.Float64).round(3))
+    rounded = shown.with_columns(pl.col("p_pneumoconiosis", "p_tb").cast(pl.Float64).round(4))
     found: dict[int, str] = {}
     used = 0
     for number, image_pid in enumerate(shown["image_pid"]):

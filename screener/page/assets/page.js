@@ -198,7 +198,7 @@
 
   if (table) {
     byId("filters").addEventListener("submit", (event) => event.preventDefault());
-    byId("filters").addEventListener("input", () => { page = 0; drawBody(); });
+    for (const kind of ["input", "change"]) byId("filters").addEventListener(kind, () => { page = 0; drawBody(); });
     byId("previous").addEventListener("click", () => { page -= 1; drawBody(); });
     byId("next").addEventListener("click", () => { page += 1; drawBody(); });
     byId("save").addEventListener("click", saveCsv);
