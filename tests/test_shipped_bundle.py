@@ -1,0 +1,96 @@
+"""The bundle that ships: verified, equal to its torch networks, and plausible on real films."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from engines.bundle import Bundle, default_bundle
+from engines.engine import Arrays, open_engines
+from screener.archive import walk
+from screener.host_loader import HostLoader
+from screener.records import Float32
+from screener.run import load_calibration, open_verified
+from screener.settings import RunSettings
+from training.restore import restore_networks
+
+EXAMPLES = Path(__file__).parent.parent / "examples" / "archive"
+HEADS = ("diagnosis_logits", "stage_logits", "zone_logits", "activation")
+FP32_TOLERANCE = 1e-4
+BF16_LOGIT_TOLERANCE = 0.25
+"""Largest difference of a diagnosis or stage logit; bf16 keeps 8 bits of mantissa through 121 layers."""
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Bundle:
+    return open_verified(None)
+
+
+@pytest.fixture(scope="module")
+def canvases() -> Float32:
+    """Real chest films of the examples as canvases (N, 1, 768, 768)."""
+    films: list[Float32] = []
+    with HostLoader(EXAMPLES, RunSettings(batch_size=4), threading.Event()) as loader:
+        for batch in loader.batches(walk(EXAMPLES), on_reject=lambda _: None):
+            films.append(batch.canvas.copy())
+            loader.release(batch)
+    return np.concatenate(films)
+
+
+def run(bundle: Bundle, canvases: Float32, precision: str) -> tuple[Arrays, Arrays]:
+    with open_engines(bundle, device="cpu", precision=precision) as engines:  # type: ignore[arg-type]
+        lungs = engines.segmentation.run({"canvas": canvases})
+        heads = engines.classification.run({"canvas": canvases, "lungs": lungs["lungs"], "box": lungs["box"]})
+    return lungs, heads
+
+
+def test_openvino_fp32_equals_torch(bundle: Bundle, canvases: Float32) -> None:
+    lungs, heads = run(bundle, canvases, "fp32")
+    segmentation, classification = restore_networks(bundle)
+    with torch.inference_mode():
+        found = segmentation(torch.from_numpy(canvases))
+        given = (torch.from_numpy(array) for array in (canvases, lungs["lungs"], lungs["box"]))
+        logits = classification(*given)
+    for name, reference in zip(("lungs", "box", "frontal_logit"), found, strict=True):
+        np.testing.assert_allclose(lungs[name], reference.numpy(), atol=FP32_TOLERANCE, rtol=FP32_TOLERANCE)
+    for name, reference in zip(HEADS, logits, strict=True):
+        np.testing.assert_allclose(heads[name], reference.numpy(), atol=FP32_TOLERANCE, rtol=FP32_TOLERANCE)
+
+
+def test_bf16_stays_close_and_flips_no_clear_decision(bundle: Bundle, canvases: Float32) -> None:
+    with open_engines(bundle, device="cpu") as engines:
+        precision = engines.precision
+    _, exact = run(bundle, canvases, "fp32")
+    _, rounded = run(bundle, canvases, precision)
+    for name in ("diagnosis_logits", "stage_logits"):
+        assert np.abs(exact[name] - rounded[name]).max() <= BF16_LOGIT_TOLERANCE
+    clear = (
+        np.sort(exact["stage_logits"])[:, -1] - np.sort(exact["stage_logits"])[:, -2]
+        > 2 * BF16_LOGIT_TOLERANCE
+    )
+    same = exact["stage_logits"].argmax(axis=1) == rounded["stage_logits"].argmax(axis=1)
+    assert same[clear].all()
+
+
+def test_lungs_of_real_films_are_where_lungs_are(bundle: Bundle, canvases: Float32) -> None:
+    lungs, _ = run(bundle, canvases, "fp32")
+    right, left = (lungs["lungs"] >= 0.5).mean(axis=(2, 3)).T
+    assert np.median(right) > 0.06
+    assert np.median(left) > 0.06
+    columns = np.arange(lungs["lungs"].shape[3])
+    centre = (lungs["lungs"].sum(axis=2) * columns).sum(axis=2) / lungs["lungs"].sum(axis=(2, 3))
+    assert (centre[:, 0] < centre[:, 1]).mean() > 0.9  # the patient's right is on the image's left
+
+
+def test_calibration_is_bound_to_these_networks(bundle: Bundle) -> None:
+    assert load_calibration(bundle, None).model_sha256 == bundle.model_sha256
+
+
+def test_the_bundle_says_what_it_is_and_stays_small(bundle: Bundle) -> None:
+    assert "simulated" in bundle.model_card.lower()
+    assert "not a medical device" in bundle.model_card.lower()
+    assert sum(file.stat().st_size for file in default_bundle().iterdir()) < 25e6
