@@ -9,6 +9,7 @@ pixel from beyond the lung box and a small margin leaves the canvas.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import cv2
 import numpy as np
@@ -57,7 +58,9 @@ def draw_overlay(canvas: Float32, lungs: Float32, box: Float32, activation: Floa
             f"{canvas.shape} {lungs.shape} {box.shape} {activation.shape}"
         )
     to_panel = _to_panel(box, canvas.shape[0])
-    grey = cv2.warpAffine(canvas, to_panel, (PANEL_SIDE, PANEL_SIDE), flags=cv2.INTER_AREA)
+    blur_px = max(1, round(1 / to_panel[0, 0]))  # the warp interpolates and does not average: avoid moiré
+    smooth = cv2.blur(canvas, (blur_px, blur_px))
+    grey = cv2.warpAffine(smooth, to_panel, (PANEL_SIDE, PANEL_SIDE), flags=cv2.INTER_LINEAR)
     film = np.repeat(_eight_bit(grey)[:, :, None], 3, axis=2)
     maps = [_heated(film, _over_box(channel, box, to_panel)) for channel in activation]
     fields = find_lungs(lungs, canvas_side=canvas.shape[0])
@@ -76,7 +79,7 @@ def _to_panel(box: Float32, canvas_side: int) -> npt.NDArray[np.float64]:
     return np.array([[scale, 0, (0.5 - x) * scale - 0.5], [0, scale, (0.5 - y) * scale - 0.5]])
 
 
-def _eight_bit(grey: Float32) -> npt.NDArray[np.uint8]:
+def _eight_bit(grey: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     """The panel stretched between its 1st and 99th percentile."""
     finite = np.nan_to_num(grey)
     low, high = np.percentile(finite, (1, 99))
@@ -149,6 +152,8 @@ def _webp(picture: Rgb) -> bytes:
         encoded = stored.tobytes()
         if len(encoded) <= MAX_BYTES:
             return encoded
-    return _webp(
-        cv2.resize(picture, None, fx=math.sqrt(0.5), fy=math.sqrt(0.5), interpolation=cv2.INTER_AREA)
+    shrink = math.sqrt(0.5)
+    smaller: Rgb = cv2.resize(picture, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA).astype(
+        np.uint8
     )
+    return _webp(smaller)
