@@ -12,6 +12,7 @@ import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, fields
+from multiprocessing import get_context
 from pathlib import Path
 
 import cv2
@@ -348,7 +349,8 @@ def build(
     slots = _deal(settings, hosts)
     parts = [slots[start : start + _PART_FILMS] for start in range(0, len(slots), _PART_FILMS)]
     missing = [n for n in range(len(parts)) if not (out / f"parts/films-{n:05d}.parquet").exists()]
-    with ProcessPoolExecutor(workers or available_cores()) as pool:
+    # Forked children of a process that has used Polars can hang: start clean ones.
+    with ProcessPoolExecutor(workers or available_cores(), mp_context=get_context("spawn")) as pool:
         jobs = [pool.submit(_write_part, n, parts[n], settings.seed, out) for n in missing]
         for job in as_completed(jobs):
             finished = job.result()

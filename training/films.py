@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from screener.canvas import CANVAS_SIDE
 from screener.errors import ConfigError
 from training.findings import Confounder, FindingPlan
 from training.nuisances import Nuisance, devices, markers
@@ -36,6 +37,8 @@ SCATTER_FRACTION = 0.4
 """Scattered share of the signal in the lungs (domain §6): contrast falls by it."""
 SLOPE_PER_CONTRAST = 46.0
 """Slope over `anatomy_contrast`, measured in phantoms, where both are known (`tests/test_cohort.py`)."""
+BROAD_SHARE = 0.6
+"""Slope of structures above about 1 cm over that of fine detail: processing compresses them, as in phantoms."""
 _COLUMNS = ("image", "mask", "subject_id", "source", "findings", "licence")
 
 
@@ -90,15 +93,15 @@ def read_films(path: Path) -> tuple[RealFilm, ...]:
 
 
 def _read_pair(host: RealFilm) -> tuple[UInt8, UInt8]:
+    """Picture and lung labels at the size of the canvas: opacities need its pixels, whatever the film has."""
     image = cv2.imread(str(host.image), cv2.IMREAD_GRAYSCALE)
     mask = cv2.imread(str(host.mask), cv2.IMREAD_GRAYSCALE)
     if image is None or mask is None or image.shape != mask.shape:
         raise ConfigError(f"film {host.key}: picture or mask unreadable, or their sizes differ")
-    scale = 768 / max(image.shape)
-    if scale < 1:
-        size = (round(image.shape[1] * scale), round(image.shape[0] * scale))
-        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-        mask = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)
+    scale = CANVAS_SIDE / max(image.shape)
+    size = (round(image.shape[1] * scale), round(image.shape[0] * scale))
+    image = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    mask = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)
     return np.asarray(image, np.uint8), np.asarray(mask, np.uint8)
 
 
@@ -157,6 +160,18 @@ def _noise(grey: Float32, nuisance: Nuisance, rng: np.random.Generator) -> Float
     return np.asarray(grey + strength * grain * np.sqrt(np.clip(1.15 - grey, 0.05, 1)), np.float32)
 
 
+def _add_findings(grey: Float32, lungs: UInt8, soft_mm: Float32, pixel_mm: float) -> Float32:
+    """Grey with findings, which approach but do not exceed the film's own mediastinum."""
+    contrast = SOFT_PER_MM * (1 - SCATTER_FRACTION) * cv2.GaussianBlur(soft_mm, (0, 0), 0.4 / pixel_mm)
+    broad = cv2.GaussianBlur(contrast, (0, 0), 4.0 / pixel_mm)
+    change = np.float32(picture_slope(grey, lungs)) * (contrast - (1 - BROAD_SHARE) * broad)
+    rows, columns = np.nonzero(lungs)
+    box = np.s_[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+    dense = float(np.percentile(grey[box][lungs[box] == 0], 55))
+    room = np.maximum(dense - grey, 0.06)
+    return np.asarray(grey + np.where(change > 0, room * (1 - np.exp(-change / room)), change), np.float32)
+
+
 def real_film(
     host: RealFilm, plan: FindingPlan, nuisance: Nuisance, findings_rng: np.random.Generator, film_rng: np.random.Generator
 ) -> Film:
@@ -181,10 +196,7 @@ def real_film(
     drawing = draw_findings(plan, field, findings_rng)
     # Processing comes before the findings, so that it cannot tell of them outside the lungs.
     grey = _reprocess(image.astype(np.float32) / 255, nuisance, pixel_mm)
-    contrast = SOFT_PER_MM * (1 - SCATTER_FRACTION) * cv2.GaussianBlur(drawing.soft_mm, (0, 0), 0.4 / pixel_mm)
-    headroom = np.clip((0.97 - grey) / 0.45, 0, 1) ** 0.7
-    slope = picture_slope(grey, lungs)
-    grey = grey + np.float32(slope) * contrast * headroom
+    grey = _add_findings(grey, lungs, drawing.soft_mm, pixel_mm)
     shape = (grey.shape[0], grey.shape[1])
     metal = DEVICE_PER_MM * (1 - SCATTER_FRACTION) * devices(nuisance, shape, pixel_mm, film_rng)
     grey = grey + np.maximum(0.97 - grey, 0) * (1 - np.exp(-metal))

@@ -13,9 +13,12 @@ from enum import StrEnum
 
 import numpy as np
 
-from screener.staging import LargeOpacity, stage_from_zones
+from screener.staging import LargeOpacity, ZoneCount, stage_from_zones
 
 OPACITY_TYPES = ("p", "q", "r", "s", "t", "u")
+
+_BORDERLINE_SHARE = 0.15
+"""Share of plans that may be staged differently by the two readings of the rule; the rest are not."""
 
 
 class FilmClass(StrEnum):
@@ -96,6 +99,16 @@ def stage_of(plan: FindingPlan, large: tuple[LargeOpacity, ...] | None = None) -
     return stage_from_zones(plan.levels, large_opacities=large, aggregation=plan.aggregation).stage
 
 
+def reading_matters(plan: FindingPlan) -> bool:
+    """Whether the two readings of the rule (which zones count, `staging.ZoneCount`) stage the plan differently."""
+    large = tuple(LargeOpacity(body.long_mm, body.short_mm) for body in plan.large)
+    affected, at_level = (
+        stage_from_zones(plan.levels, large_opacities=large, aggregation=plan.aggregation, zone_count=zone_count)
+        for zone_count in (ZoneCount.AFFECTED, ZoneCount.AT_LEVEL)
+    )
+    return affected.stage != at_level.stage
+
+
 def _levels(rng: np.random.Generator, severity: float) -> tuple[int, int, int, int, int, int]:
     trend = rng.choice([0.5, 0.05, -0.45], p=[0.6, 0.3, 0.1])
     rows = np.array([0.6 * trend, 0.4 * trend, -trend])
@@ -126,6 +139,7 @@ def _types(rng: np.random.Generator) -> tuple[str, str]:
 
 def _pneumoconiosis(rng: np.random.Generator, stage: int) -> FindingPlan:
     """Draw until the GBZ rule gives the wanted stage."""
+    borderline = rng.random() < _BORDERLINE_SHARE
     while True:
         large = _large(rng) if stage == 3 and rng.random() < 0.72 else ()
         if stage < 3 and rng.random() < 0.05:
@@ -142,7 +156,7 @@ def _pneumoconiosis(rng: np.random.Generator, stage: int) -> FindingPlan:
             eggshell=bool(rng.random() < 0.05),
             stray_share=float(rng.random()),
         )
-        if stage_of(plan) == stage:
+        if stage_of(plan) == stage and (borderline or not reading_matters(plan)):
             return plan
 
 

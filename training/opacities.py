@@ -90,10 +90,11 @@ def _place(weight: Float32, count: int, apart_px: float, rng: np.random.Generato
     """(n, 2) row, column positions with density `weight`; pairs closer than `apart_px` mostly lose one."""
     from scipy.spatial import cKDTree
 
-    flat = np.cumsum(weight.ravel(), dtype=np.float64)
-    if count == 0 or flat[-1] <= 0:
+    allowed = np.flatnonzero(weight > 0)
+    if count == 0 or allowed.size == 0:
         return np.zeros((0, 2), np.float32)
-    index = np.searchsorted(flat, rng.random(int(count * 1.5) + 2) * flat[-1])
+    rising = np.cumsum(weight.ravel()[allowed], dtype=np.float64)
+    index = allowed[np.searchsorted(rising, rng.random(int(count * 1.5) + 2) * rising[-1])]
     points = np.stack(np.divmod(index, weight.shape[1]), axis=1) + rng.random((index.size, 2))
     close = cKDTree(points).query_pairs(apart_px, output_type="ndarray")
     drop = np.zeros(index.size, bool)
