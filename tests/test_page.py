@@ -134,7 +134,8 @@ def test_prevalence_on_the_page_equals_the_parquet(page: WebDriver) -> None:
     }
     script = """return [...document.querySelectorAll('[data-table=prevalence]')].flatMap(table =>
       [...table.tBodies[0].rows].map(row => [table.dataset.dimension, row.dataset.stratum,
-        row.dataset.outcome, row.querySelector('[data-value]').dataset.value, row.querySelector('[data-value]').textContent,
+        row.dataset.outcome, row.querySelector('[data-value]').dataset.value,
+        row.querySelector('[data-value]').textContent,
         row.querySelector('[data-share]').dataset.share, row.querySelector('[data-share]').textContent]))"""
     rows = page.execute_script(script)
     assert len(rows) == len(stored)
