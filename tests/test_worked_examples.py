@@ -11,6 +11,7 @@ import duckdb
 import polars as pl
 import pytest
 
+from screener.epidemiology.table_dictionary import PAGE, table_dictionary
 from tests.synthetic_campaign import shared_report
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "docs" / "examples"
@@ -61,3 +62,9 @@ def test_the_r_script_asks_the_same_question() -> None:
 def test_the_manual_names_every_example() -> None:
     manual = (EXAMPLES.parent / "epidemiology.md").read_text(encoding="utf-8")
     assert all(f"examples/{path.name}" in manual for path in EXAMPLES.glob("stage_by_dust*"))
+
+
+def test_the_dictionary_of_report_tables_is_current() -> None:
+    assert PAGE.read_text(encoding="utf-8") == table_dictionary(), (
+        "run: python -m screener.epidemiology.table_dictionary"
+    )

@@ -187,8 +187,9 @@ def prevalence_chart(prevalence: pl.DataFrame, dimension: str, language: Languag
     )
     share = alt.X("low:Q", title=PAGE["share"].say(language), axis=alt.Axis(format="%", tickCount=8))
     limits = base.mark_rule(strokeWidth=2).encode(x=share, x2="high:Q")
+    shape = alt.Shape("finding:N", title=None, scale=alt.Scale(domain=findings, range=["circle", "square"]))
     points = base.mark_point(filled=True, size=55, opacity=1).encode(
-        x="prevalence:Q", tooltip=_interval_tooltip()
+        x="prevalence:Q", shape=shape, tooltip=_interval_tooltip()
     )
     return alt.layer(limits, points).properties(width=WIDTH, height=ROW_HEIGHT * 1.3 * len(order))
 

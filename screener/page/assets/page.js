@@ -53,14 +53,6 @@
     const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
     root.dataset.theme = dark ? "light" : "dark";
   });
-  // On paper the numbers behind every chart are shown; afterwards the page is as it was.
-  let closed = [];
-  addEventListener("beforeprint", () => {
-    closed = [...document.querySelectorAll("details:not([open])")];
-    closed.forEach((details) => { details.open = true; });
-  });
-  addEventListener("afterprint", () => closed.forEach((details) => { details.open = false; }));
-
   const table = byId("studies");
   const at = Object.fromEntries(referred.columns.map((name, index) => [name, index]));
   const numbered = referred.rows.map((row, number) => ({ row, number }));
