@@ -13,10 +13,16 @@ from pathlib import Path
 
 import polars as pl
 
-from screener.epidemiology.agreement import Agreement, AgreementSettings, compare
+from screener.epidemiology.agreement import CONSENSUS, Agreement, AgreementSettings, compare
 from screener.epidemiology.campaign_tables import CampaignTables, acquisition_months, read_campaign
 from screener.epidemiology.flow import Flow, flow
-from screener.epidemiology.misclassification import TestAccuracy, read_accuracy
+from screener.epidemiology.misclassification import (
+    ACCURACY_FILE,
+    TestAccuracy,
+    accuracy_of_readings,
+    read_accuracy,
+    write_accuracy,
+)
 from screener.epidemiology.monitoring import (
     drift_table,
     observed_thresholds,
@@ -101,6 +107,8 @@ def build_report(settings: ReportSettings) -> ReportSummary:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_tables(folder / "tables", written, content.campaign.metadata)
+        if from_readings := accuracy_of_readings(content.tables["accuracy"], CONSENSUS):
+            write_accuracy(folder / ACCURACY_FILE, from_readings)
         if settings.hive:
             write_hive(folder / "hive", content.tables["persons"])
         page = write_page(folder / "report.html", content)

@@ -32,7 +32,10 @@ def report(
         typer.Option(help="Readers' findings: study_pid, reader, gbz_stage or ilo_profusion, tb."),
     ] = None,
     accuracy: Annotated[
-        Path | None, typer.Option(help="JSON with sensitivity and specificity, to correct prevalence.")
+        Path | None,
+        typer.Option(
+            help="Sensitivity and specificity (JSON, bundle or earlier report), to correct prevalence."
+        ),
     ] = None,
     key_file: Annotated[
         Path | None, typer.Option(help="Pseudonym key, for a roster with patient_id.")

@@ -25,7 +25,7 @@ class ReportSettings:
     readings: Path | None = None
     """CSV or Parquet of readers' findings, one row per study and reader."""
     accuracy: Path | None = None
-    """JSON with sensitivity and specificity per outcome, for the correction of prevalence."""
+    """JSON with sensitivity and specificity per outcome, or a bundle's or report's folder that holds one."""
     key_file: Path | None = None
     """Pseudonym key of the campaign, needed for a roster with patient_id; None takes the user's own."""
     by: tuple[str, ...] | None = None

@@ -1,12 +1,21 @@
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 
 from screener.epidemiology.intervals import proportion_interval
-from screener.epidemiology.misclassification import TestAccuracy, lang_reiczigel, read_accuracy, rogan_gladen
+from screener.epidemiology.misclassification import (
+    TestAccuracy,
+    accuracy_of_readings,
+    lang_reiczigel,
+    read_accuracy,
+    rogan_gladen,
+    write_accuracy,
+)
 from screener.epidemiology.outcomes import Outcome
 from screener.errors import ConfigError
+from tests.synthetic_campaign import shared_content
 
 
 def test_rogan_gladen_undoes_a_known_test() -> None:
@@ -93,3 +102,16 @@ def test_accuracy_is_read_by_outcome(tmp_path: Path) -> None:
         '{"tb": {"sensitivity": 0.9, "num_diseased": 120, "specificity": 0.7, "num_healthy": 300}}'
     )
     assert read_accuracy(tmp_path / "a.json") == {Outcome.TB: TestAccuracy(0.9, 120, 0.7, 300)}
+
+
+def test_figures_from_readings_are_written_and_read_again(tmp_path: Path) -> None:
+    found = accuracy_of_readings(shared_content().tables["accuracy"], "consensus")
+    assert set(found) == {Outcome.PNEUMOCONIOSIS, Outcome.STAGE_GE_1, Outcome.TB}
+    assert 0.8 < found[Outcome.STAGE_GE_1].sensitivity < 1
+    write_accuracy(tmp_path / "accuracy.json", found)
+    assert read_accuracy(tmp_path) == found
+
+
+def test_readings_without_any_diseased_film_give_no_figures() -> None:
+    rows = shared_content().tables["accuracy"].filter(pl.col("metric") != "sensitivity")
+    assert accuracy_of_readings(rows, "consensus") == {}

@@ -11,15 +11,21 @@ Sources: Rogan & Gladen, Am J Epidemiol 1978;107:71. Lang & Reiczigel, Prev Vet 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 from scipy.special import ndtri
 
+from screener.durable import replace_file
 from screener.epidemiology.intervals import Counts, Float64
 from screener.epidemiology.outcomes import Outcome
 from screener.errors import ConfigError
+
+ACCURACY_FILE = "accuracy.json"
+"""Name of the file in a model bundle, and in the report of a campaign with readings."""
 
 _FIELDS = ("sensitivity", "num_diseased", "specificity", "num_healthy")
 
@@ -51,11 +57,15 @@ class TestAccuracy:
 def read_accuracy(path: Path) -> dict[Outcome, TestAccuracy]:
     """Read a JSON object: outcome to `sensitivity`, `num_diseased`, `specificity`, `num_healthy`.
 
+    Args:
+        path: the file, or a folder (a model bundle, an earlier report) that holds it as `accuracy.json`.
+
     Raises:
         ConfigError: not JSON, an unknown outcome, a missing or impossible figure.
     """
+    file = path / ACCURACY_FILE if path.is_dir() else path
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ConfigError(f"the accuracy file cannot be read as JSON: {type(error).__name__}") from error
     if not isinstance(stored, dict):
@@ -76,6 +86,38 @@ def _accuracy(name: str, figures: object) -> TestAccuracy:
     if any(isinstance(value, bool) or not isinstance(value, int | float) for value in values):
         raise ConfigError(f"accuracy file: {name} must hold numbers for {', '.join(_FIELDS)}")
     return TestAccuracy(float(values[0]), int(values[1]), float(values[2]), int(values[3]))
+
+
+def accuracy_of_readings(accuracy: pl.DataFrame, reference: str) -> dict[Outcome, TestAccuracy]:
+    """Sensitivity and specificity found against readers, for campaigns that have no readings.
+
+    Args:
+        accuracy: columns of `tables.ACCURACY`.
+        reference: whose row to take.
+
+    Returns:
+        Outcomes with films of both kinds whose figures say anything (their sum is above 1).
+    """
+    found = {}
+    rows = accuracy.filter(pl.col("reference") == reference)
+    for outcome in (Outcome.PNEUMOCONIOSIS, Outcome.STAGE_GE_1, Outcome.TB):
+        of_outcome = rows.filter(pl.col("finding") == outcome.value)
+        figures = {row["metric"]: (row["value"], row["denominator"]) for row in of_outcome.to_dicts()}
+        sensitivity, num_diseased = figures.get("sensitivity", (None, 0))
+        specificity, num_healthy = figures.get("specificity", (None, 0))
+        if sensitivity is not None and specificity is not None and sensitivity + specificity > 1:
+            found[outcome] = TestAccuracy(sensitivity, num_diseased, specificity, num_healthy)
+    return found
+
+
+def write_accuracy(path: Path, accuracy: Mapping[Outcome, TestAccuracy]) -> None:
+    """Write what `read_accuracy` reads.
+
+    Raises:
+        ReportError: the file cannot be written.
+    """
+    text = json.dumps({outcome.value: asdict(figures) for outcome, figures in accuracy.items()}, indent=2)
+    replace_file(path, lambda place: place.write_text(text + "\n", encoding="utf-8"))
 
 
 def rogan_gladen(positives: Counts, totals: Counts, accuracy: TestAccuracy) -> Float64:

@@ -19,7 +19,8 @@ def table_dictionary() -> str:
         "# Tables of a report",
         "",
         "Generated from `screener/epidemiology/tables.py` by "
-        "`python -m screener.epidemiology.table_dictionary`; do not edit. How the figures are computed: [epidemiology.md](epidemiology.md).",
+        "`python -m screener.epidemiology.table_dictionary`; do not edit.",
+        "How the figures are computed: [epidemiology.md](epidemiology.md).",
         "",
         INTENDED_USE,
         "",
