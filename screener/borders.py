@@ -44,9 +44,25 @@ class Rectangle:
 
 def inside_borders(pixels: npt.NDArray[np.generic]) -> Rectangle:
     """The picture (H, W) without its plain borders; all of it when there are none to be sure of."""
-    height, width = pixels.shape
-    step_rows, step_columns = max(1, height // _SAMPLES), max(1, width // _SAMPLES)
-    sample = pixels[::step_rows, ::step_columns].astype(np.float32)
+    step_rows, step_columns = sampling_steps(*pixels.shape)
+    return inside_sampled_borders(pixels[::step_rows, ::step_columns], *pixels.shape)
+
+
+def sampling_steps(height: int, width: int) -> tuple[int, int]:
+    """Every how many rows and columns a picture is looked at."""
+    return max(1, height // _SAMPLES), max(1, width // _SAMPLES)
+
+
+def inside_sampled_borders(sample: npt.NDArray[np.generic], height: int, width: int) -> Rectangle:
+    """As `inside_borders`, from every so many rows and columns of a picture that lies elsewhere.
+
+    Args:
+        sample: `pixels[::step_rows, ::step_columns]` with the `sampling_steps`.
+        height: the picture's rows.
+        width: the picture's columns.
+    """
+    step_rows, step_columns = sampling_steps(height, width)
+    sample = sample.astype(np.float32)
     # Of the middle only: a border far outside the picture's own values would make all of it look plain.
     quarter_rows, quarter_columns = sample.shape[0] // 4, sample.shape[1] // 4
     middle = sample[quarter_rows : 3 * quarter_rows + 1, quarter_columns : 3 * quarter_columns + 1]

@@ -8,6 +8,7 @@ needs no full-size floating point picture, costs a tenth, and every backend can 
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -24,17 +25,20 @@ from screener.display import (
 )
 from screener.errors import DecodeError, Reason
 from screener.frame import EncodedFrame
-from screener.letterbox import CANVAS_SIDE, Drawing, Image, draw_stored_values
+from screener.letterbox import CANVAS_SIDE, Drawing, Image, Placement, draw_stored_values
 from screener.polarity import Polarity, judge_polarity
-from screener.records import Bool, CanvasFacts, Float32, HeaderFlag
+from screener.records import Bool, CanvasFacts, Float32, HeaderFlag, Letterbox
 
 __all__ = [
     "CANVAS_SIDE",
     "CANVAS_VERSION",
+    "Decoded",
     "canvas_from_grey",
+    "check_canvas",
     "decode_for_canvas",
     "display_transform",
     "draw_canvas",
+    "paint_canvas",
 ]
 
 CANVAS_VERSION = "1"
@@ -45,6 +49,15 @@ _HIDDEN_SHARE = 0.5
 """A window that clips more than this share of the picture hides it."""
 _SMALLEST_SPAN = 0.1
 """So does one that shows the middle 98 % of the picture in less than this share of the grey levels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """How a picture was decoded; its pixels may be elsewhere."""
+
+    reduction: int
+    route: str
+    flags: tuple[HeaderFlag, ...] = ()
 
 
 def decode_for_canvas(frame: EncodedFrame) -> Picture:
@@ -91,6 +104,23 @@ def draw_canvas(
         DecodeError: `BLANK_IMAGE`, the picture has a single value.
     """
     drawing = draw_stored_values(picture, transform.padding, rows, columns)
+    decoded = Decoded(picture.reduction, picture.route, picture.flags)
+    return paint_canvas(drawing, transform, decoded, out, check_polarity=check_polarity)
+
+
+def paint_canvas(
+    drawing: Drawing,
+    transform: DisplayTransform,
+    decoded: Decoded,
+    out: Float32,
+    *,
+    check_polarity: bool = True,
+) -> CanvasFacts:
+    """The second half of `draw_canvas`: grey levels of stored values already at canvas scale.
+
+    Raises:
+        DecodeError: `BLANK_IMAGE`, the picture has a single value.
+    """
     grey, flags = _grey_levels(drawing, transform)
     if transform.inverted:
         np.subtract(1, grey, out=grey)
@@ -98,19 +128,58 @@ def draw_canvas(
         grey[~drawing.inside] = 0
     if check_polarity:
         flags += _correct_polarity(grey, drawing.inside)
-    height, width = grey.shape
-    bottom, right = drawing.top + height, drawing.left + width
     out.fill(0)
+    bottom, right = drawing.top + grey.shape[0], drawing.left + grey.shape[1]
     out[drawing.top : bottom, drawing.left : right] = grey
+    flags = decoded.flags + ((HeaderFlag.BORDER_CROPPED,) if drawing.cropped else ()) + flags
+    content = (drawing.top, drawing.left, bottom, right)
+    clipped = _clipped(_histogram(grey, drawing.inside))
+    return _facts(out, drawing.letterbox, content, clipped, decoded, flags)
+
+
+def check_canvas(
+    out: Float32, place: Placement, decoded: Decoded, *, check_polarity: bool = True
+) -> CanvasFacts | None:
+    """Facts of a canvas that a device painted with the header's window and polarity, as `paint_canvas` would.
+
+    Args:
+        out: float32 (768, 768); a clear negative is flipped in place.
+        place: where the picture lies on it.
+        decoded: how its picture was decoded.
+        check_polarity: flip a clear negative whatever the header says.
+
+    Returns:
+        None if the header's window hides the picture: it has to be painted from its stored values.
+    """
+    bottom, right = place.top + place.height, place.left + place.width
+    grey = out[place.top : bottom, place.left : right]
+    shares = _histogram(grey, None)
+    if _hides(shares):
+        return None
+    flags = decoded.flags + ((HeaderFlag.BORDER_CROPPED,) if place.cropped else ())
+    if check_polarity:
+        flags += _correct_polarity(grey, None)
+    content = (place.top, place.left, bottom, right)
+    return _facts(out, place.letterbox, content, _clipped(shares), decoded, flags)
+
+
+def _facts(
+    out: Float32,
+    letterbox: Letterbox,
+    content: tuple[float, float, float, float],
+    clipped_fraction: float,
+    decoded: Decoded,
+    flags: tuple[HeaderFlag, ...],
+) -> CanvasFacts:
     levels = cv2.convertScaleAbs(out, alpha=255)
     return CanvasFacts(
-        letterbox=drawing.letterbox,
-        content=(drawing.top, drawing.left, bottom, right),
-        reduction=picture.reduction,
-        route=picture.route,
-        clipped_fraction=_clipped(_histogram(grey, drawing.inside)),
+        letterbox=letterbox,
+        content=content,
+        reduction=decoded.reduction,
+        route=decoded.route,
+        clipped_fraction=clipped_fraction,
         pixel_sha256=hashlib.sha256(levels.tobytes()).hexdigest(),
-        flags=picture.flags + ((HeaderFlag.BORDER_CROPPED,) if drawing.cropped else ()) + flags,
+        flags=flags,
     )
 
 

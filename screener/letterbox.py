@@ -58,13 +58,21 @@ class Drawing:
 
 
 @dataclass(frozen=True, slots=True)
-class _Fit:
-    """How a cropped picture is brought to canvas scale."""
+class Placement:
+    """Which part of a decoded picture is drawn, how large and where."""
 
+    crop: Rectangle
+    """Pixels of the decoded picture, cut to whole blocks."""
     height: int
+    """Rows drawn, in canvas pixels."""
     width: int
+    top: int
+    left: int
     shift: float
     """Canvas pixels down and right, above -1: where a wavelet's first sample really lies."""
+    letterbox: Letterbox
+    cropped: bool
+    """Borders were found and left out."""
 
 
 def draw_stored_values(picture: Picture, padding: tuple[int, int] | None, rows: int, columns: int) -> Drawing:
@@ -76,18 +84,33 @@ def draw_stored_values(picture: Picture, padding: tuple[int, int] | None, rows: 
         rows: the full-size picture's rows.
         columns: the full-size picture's columns.
     """
-    reduction = picture.reduction
     found = inside_borders(picture.pixels)
-    crop, block = _whole_blocks(found, reduction, rows, columns)
+    place = place_picture(found, picture.reduction, rows, columns, origin_px=picture.origin_px)
+    crop = place.crop
     pixels = picture.pixels[crop.top : crop.bottom, crop.left : crop.right]
-    scale = _scale(max(pixels.shape), block // reduction)
-    height, width = (max(1, round(side * scale)) for side in pixels.shape)
-    fit = _Fit(height, width, picture.origin_px / reduction * scale)
-    padded = _padding_mask(pixels, padding, spread=reduction > 1)
+    padded = _padding_mask(pixels, padding, spread=picture.reduction > 1)
     if padded is None:
-        stored, inside = _area_average(pixels, fit), None
+        stored, inside = _area_average(pixels, place), None
     else:
-        stored, inside = _average_unpadded(pixels, padded, fit)
+        stored, inside = _average_unpadded(pixels, padded, place)
+    return Drawing(stored, inside, place.letterbox, place.top, place.left, place.cropped)
+
+
+def place_picture(
+    found: Rectangle, reduction: int, rows: int, columns: int, *, origin_px: float = 0.0
+) -> Placement:
+    """Where a picture comes to lie on the canvas.
+
+    Args:
+        found: the decoded picture inside its borders, in its own pixels.
+        reduction: it was decoded at 1/reduction.
+        rows: the full-size picture's rows.
+        columns: the full-size picture's columns.
+        origin_px: outer edge of its first pixel in full-size pixels.
+    """
+    crop, block = _whole_blocks(found, reduction, rows, columns)
+    scale = _scale(max(crop.height, crop.width), block // reduction)
+    height, width = (max(1, round(side * scale)) for side in (crop.height, crop.width))
     top, left = (CANVAS_SIDE - height) // 2, (CANVAS_SIDE - width) // 2
     # The drawing's sides are whole pixels: half of what rounding took is given back at either side.
     letterbox = Letterbox(
@@ -95,8 +118,8 @@ def draw_stored_values(picture: Picture, padding: tuple[int, int] | None, rows: 
         top=top + (height - crop.height * scale) / 2 - crop.top * scale,
         left=left + (width - crop.width * scale) / 2 - crop.left * scale,
     )
-    cropped = (found.height, found.width) != picture.pixels.shape
-    return Drawing(stored, inside, letterbox, top, left, cropped)
+    cropped = (found.height, found.width) != (-(-rows // reduction), -(-columns // reduction))
+    return Placement(crop, height, width, top, left, origin_px / reduction * scale, letterbox, cropped)
 
 
 def _whole_blocks(crop: Rectangle, reduction: int, rows: int, columns: int) -> tuple[Rectangle, int]:
@@ -119,7 +142,7 @@ def _scale(side: int, halving: int) -> float:
     return CANVAS_SIDE / side
 
 
-def _area_average(pixels: Image, fit: _Fit) -> Float32:
+def _area_average(pixels: Image, fit: Placement) -> Float32:
     """`pixels` at canvas scale: 2 × 2 means as far as they go, then area means; bilinear if enlarged.
 
     Halving first is twice as fast as one resize: only the 2 × 2 mean has a vector routine.
@@ -135,7 +158,7 @@ def _area_average(pixels: Image, fit: _Fit) -> Float32:
     return drawn if fit.shift == 0 else _shift(drawn, fit.shift)
 
 
-def _can_halve(pixels: Image, fit: _Fit) -> bool:
+def _can_halve(pixels: Image, fit: Placement) -> bool:
     sides = zip(pixels.shape, (fit.height, fit.width), strict=True)
     return all(side % 2 == 0 and side >= 2 * wanted for side, wanted in sides)
 
@@ -174,7 +197,7 @@ def _padding_mask(pixels: Image, padding: tuple[int, int] | None, *, spread: boo
     return cv2.dilate(mask, np.ones((5, 5), np.uint8)).astype(np.uint8, copy=False) if spread else mask
 
 
-def _average_unpadded(pixels: Image, padded: Mask, fit: _Fit) -> tuple[Float32, Bool]:
+def _average_unpadded(pixels: Image, padded: Mask, fit: Placement) -> tuple[Float32, Bool]:
     """Area means over the pixels that are not padding, and where at least half of them are not."""
     unpadded = cv2.bitwise_not(padded)
     weight = _area_average(unpadded, fit) / np.float32(255)
