@@ -16,8 +16,9 @@ from typer.testing import CliRunner
 from screener.errors import ConfigError
 from screener.records import ZONES
 from screener.staging import LARGE_OPACITY_MM, LargeOpacity, stage_from_zones
-from training.cohort import CohortSettings, build
+from training.cohort import build
 from training.cohort_commands import app
+from training.cohort_deal import CohortSettings, deal
 from training.contact_sheet import contact_sheet
 from training.films import SLOPE_PER_CONTRAST, anatomy_contrast, picture_slope, read_films
 from training.findings import FindingPlan
@@ -39,7 +40,9 @@ def host_list(folder: Path) -> Path:
             mask = cv2.imread(str(image.with_suffix(".mask.png")), cv2.IMREAD_GRAYSCALE)
             assert mask is not None
             half = np.arange(mask.shape[1])[None] < mask.shape[1] // 2
-            cv2.imwrite(str(folder / image.name), np.where(mask > 0, np.where(half, 1, 2), 0).astype(np.uint8))
+            cv2.imwrite(
+                str(folder / image.name), np.where(mask > 0, np.where(half, 1, 2), 0).astype(np.uint8)
+            )
             writer.writerow([str(image), image.name, image.stem, "nlm", "", "public, citation required"])
     return path
 
@@ -130,10 +133,12 @@ def test_another_cohort_in_the_folder_is_refused(cohort: Path) -> None:
         build(cohort, CohortSettings(num_films=24, seed=8))
 
 
-@pytest.mark.parametrize("change", [{"num_films": 0}, {"num_films": 5, "real_share": 1.5}, {"num_films": 5, "other_share": -1.0}])
-def test_settings_out_of_range_are_refused(change: dict[str, float]) -> None:
+@pytest.mark.parametrize(
+    ("num_films", "real_share", "other_share"), [(0, 0.5, 0.0), (5, 1.5, 0.0), (5, 0.5, -1.0)]
+)
+def test_settings_out_of_range_are_refused(num_films: int, real_share: float, other_share: float) -> None:
     with pytest.raises(ConfigError, match="expected"):
-        CohortSettings(**change)  # type: ignore[arg-type]
+        CohortSettings(num_films=num_films, real_share=real_share, other_share=other_share)
 
 
 def test_a_broken_list_of_films_names_the_row(tmp_path: Path) -> None:
@@ -153,7 +158,7 @@ def test_anatomy_contrast_predicts_the_picture_slope(seed: int) -> None:
     nuisance = replace(sample_nuisance(np.random.default_rng(seed)), num_devices=0, num_markers=0)
 
     def film(level: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-        plan = FindingPlan((level,) * 6, "q", "q")  # type: ignore[arg-type]
+        plan = FindingPlan((level, level, level, level, level, level), "q", "q")
         made = phantom_film(plan, nuisance, *(np.random.default_rng([seed, n]) for n in range(3)))
         assert made.lungs is not None
         return made.grey.astype(np.float32) / 255, made.lungs, made.drawing.soft_mm, made.pixel_mm
@@ -190,16 +195,18 @@ def test_area_under_curve_counts_pairs() -> None:
 
 def test_nuisances_do_not_depend_on_the_class() -> None:
     """Drawn by a generator of their own, they are the same whatever the plan; here, over many films."""
-    from training.cohort import _deal, _generators
+    from training.cohort import _generators
 
-    slots = _deal(CohortSettings(num_films=2000, seed=5), ())
+    slots = deal(CohortSettings(num_films=2000, seed=5), ())
     nuisances = []
     for slot in slots:
         _, nuisance_rng, *_ = _generators(5, slot.index)
         nuisance = sample_nuisance(nuisance_rng)
         nuisances.append([getattr(nuisance, name) for name in NUISANCE_FIELDS])
     labels = np.array([slot.film_class.stage > 0 for slot in slots])
-    _, low, high = cross_validated(np.array(nuisances, np.float64), labels, [str(slot.index) for slot in slots])
+    _, low, high = cross_validated(
+        np.array(nuisances, np.float64), labels, [str(slot.index) for slot in slots]
+    )
     assert low < 0.5 < high
 
 

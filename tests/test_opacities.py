@@ -1,4 +1,4 @@
-"""Findings: plans reach their stage by the rule, densities and sizes are as planned, nothing leaves the lungs."""
+"""Findings: plans reach their stage by the rule, densities and sizes are as planned, lungs hold them all."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from hypothesis import strategies as st
 
 from screener.staging import LargeOpacity, stage_from_zones
 from training.findings import Confounder, FilmClass, FindingPlan, LargePlan, TbPattern, sample_plan, stage_of
+from training.large_opacities import irregular_body, large_opacities
 from training.opacities import (
     DENSITY_PER_CM2,
     Field,
     draw_rounded,
     draw_strands,
-    irregular_body,
-    large_opacities,
     small_opacities,
 )
 from training.tuberculosis import confounder, merge, tuberculosis
@@ -104,7 +103,9 @@ def test_affected_zones_are_covered_for_two_thirds() -> None:
 
 @pytest.mark.parametrize(("kind", "least", "greatest"), [("p", 1.0, 1.5), ("q", 1.5, 3.0), ("r", 3.0, 10.0)])
 def test_sizes_are_those_of_the_type(kind: str, least: float, greatest: float) -> None:
-    drawn = small_opacities(FindingPlan((2, 2, 2, 2, 2, 2), kind, kind), FIELD, np.random.default_rng(4)).opacities
+    drawn = small_opacities(
+        FindingPlan((2, 2, 2, 2, 2, 2), kind, kind), FIELD, np.random.default_rng(4)
+    ).opacities
     sizes = np.array([opacity.diameter_mm for opacity in drawn])
     assert sizes.min() >= least - 1e-6
     assert sizes.max() <= greatest + 1e-6
@@ -112,7 +113,9 @@ def test_sizes_are_those_of_the_type(kind: str, least: float, greatest: float) -
 
 def test_a_rounded_opacity_is_as_wide_and_thick_as_told() -> None:
     one = np.float32
-    soft = draw_rounded((101, 101), np.array([[50.5, 50.5]], one), np.array([8.0], one), np.array([5.0], one), 0.5)
+    soft = draw_rounded(
+        (101, 101), np.array([[50.5, 50.5]], one), np.array([8.0], one), np.array([5.0], one), 0.5
+    )
     profile = soft[50]
     assert soft.max() == pytest.approx(5.0, rel=0.1)
     width_mm = float((profile > soft.max() / 2).sum()) * 0.5
@@ -122,7 +125,9 @@ def test_a_rounded_opacity_is_as_wide_and_thick_as_told() -> None:
 def test_strands_keep_their_volume() -> None:
     one = np.float32
     rng = np.random.default_rng(0)
-    soft = draw_strands((200, 200), np.array([[100, 100]], one), np.array([2.0], one), np.array([12.0], one), 1.0, 0.5, rng)
+    soft = draw_strands(
+        (200, 200), np.array([[100, 100]], one), np.array([2.0], one), np.array([12.0], one), 1.0, 0.5, rng
+    )
     assert soft.sum() * 0.25 == pytest.approx(np.pi * 12.0, rel=0.15)
 
 
@@ -154,7 +159,10 @@ def test_every_tb_pattern_draws_inside_the_lungs(pattern: TbPattern) -> None:
 
 def test_tuberculosis_prefers_the_upper_zones() -> None:
     zones = [
-        tuberculosis(FindingPlan(tb=(TbPattern.INFILTRATE,)), FIELD, np.random.default_rng(seed)).opacities[0].zone % 3
+        tuberculosis(FindingPlan(tb=(TbPattern.INFILTRATE,)), FIELD, np.random.default_rng(seed))
+        .opacities[0]
+        .zone
+        % 3
         for seed in range(40)
     ]
     assert zones.count(0) > 20
@@ -170,7 +178,9 @@ def test_a_cavity_has_a_dark_middle() -> None:
     assert drawn.soft_mm[row, column] < 0.6 * around.max()
 
 
-@pytest.mark.parametrize("kind", [Confounder.MASS, Confounder.CONSOLIDATION, Confounder.GRANULOMA, Confounder.EFFUSION])
+@pytest.mark.parametrize(
+    "kind", [Confounder.MASS, Confounder.CONSOLIDATION, Confounder.GRANULOMA, Confounder.EFFUSION]
+)
 def test_confounders_draw_something(kind: Confounder) -> None:
     drawn = confounder(FindingPlan(confounder=kind), FIELD, np.random.default_rng(6))
     assert drawn.soft_mm.max() > 2

@@ -55,7 +55,9 @@ def test_splat_keeps_mass_and_centre(x: float, z: float, volume: float) -> None:
 
 
 def test_splat_beyond_the_film_is_dropped() -> None:
-    film = FRAME.splat(np.array([9000.0], np.float32), np.array([0.0], np.float32), np.array([1.0], np.float32))
+    film = FRAME.splat(
+        np.array([9000.0], np.float32), np.array([0.0], np.float32), np.array([1.0], np.float32)
+    )
     assert not film.any()
 
 
@@ -116,12 +118,20 @@ def test_findings_change_the_lungs_and_not_the_rest() -> None:
     distant[:, : np.nonzero(healthy.lungs)[1].min() - 20] = True
     assert change[healthy.lungs > 0].mean() > 3
     assert np.abs(change[distant]).mean() < 1.0
+    assert ill.lungs is not None
     assert np.array_equal(healthy.lungs, ill.lungs), "a finding never changes the mask"
 
 
 @settings(deadline=None, max_examples=20)
-@given(stops=st.floats(-2, 2), gamma=st.floats(0.6, 1.6), compression=st.floats(0, 0.6), unsharp=st.floats(0, 1.5))
-def test_processing_keeps_order_and_range(stops: float, gamma: float, compression: float, unsharp: float) -> None:
+@given(
+    stops=st.floats(-2, 2),
+    gamma=st.floats(0.6, 1.6),
+    compression=st.floats(0, 0.6),
+    unsharp=st.floats(0, 1.5),
+)
+def test_processing_keeps_order_and_range(
+    stops: float, gamma: float, compression: float, unsharp: float
+) -> None:
     exposure = Exposure(stops=stops, gamma=gamma, compression=compression, unsharp=unsharp)
     steps = np.repeat(np.linspace(1.2, 4.5, 4, dtype=np.float32), 48)[None].repeat(96, 0)
     sharp = sharpen(detect(steps, exposure, 0.56, np.random.default_rng(1)), exposure, 0.56)
@@ -136,7 +146,8 @@ def test_processing_keeps_order_and_range(stops: float, gamma: float, compressio
 def test_noise_grows_as_exposure_falls() -> None:
     flat = np.full((128, 128), 2.1, np.float32)
     spread = [
-        detect(flat, Exposure(stops=stops), 0.56, np.random.default_rng(0)).std() for stops in (-2.0, 0.0, 2.0)
+        detect(flat, Exposure(stops=stops), 0.56, np.random.default_rng(0)).std()
+        for stops in (-2.0, 0.0, 2.0)
     ]
     assert spread[0] / spread[1] == pytest.approx(2, rel=0.1)
     assert spread[1] / spread[2] == pytest.approx(2, rel=0.1)

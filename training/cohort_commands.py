@@ -1,4 +1,4 @@
-"""`screener cohort ...`: build a simulated training cohort, look at it, and test that nothing gives it away."""
+"""`screener cohort ...`: build a simulated training cohort, look at it, test that nothing gives it away."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ def build(
     seed: Annotated[int, typer.Option(help="Decides every film, whatever the number of workers.")] = 0,
     films: Annotated[
         Path | None,
-        typer.Option(help="CSV of real films to draw into: image, mask, subject_id, source, findings, licence."),
+        typer.Option(
+            help="CSV of real films to draw into: image, mask, subject_id, source, findings, licence."
+        ),
     ] = None,
     real_share: Annotated[float, typer.Option(help="Share of films based on real ones.")] = 0.5,
     other_share: Annotated[float, typer.Option(help="Share of phantoms that are not frontal chests.")] = 0.08,
@@ -31,8 +33,8 @@ def build(
     from rich.console import Console
     from rich.progress import Progress
 
-    from training.cohort import CohortSettings
     from training.cohort import build as build_cohort
+    from training.cohort_deal import CohortSettings
 
     settings = CohortSettings(num_films, seed, films, real_share, other_share)
     console = Console(stderr=True)

@@ -1,4 +1,4 @@
-"""A cohort as one picture to look at: small films side by side, a row for each class, captions from the table.
+"""A cohort as one picture to look at: small films side by side, a row for each class, captioned.
 
 Looking is part of the method: the numbers cannot say whether a radiologist would take a film for real. Zone
 outlines can be laid over the films to check masks and levels at a glance.
@@ -43,14 +43,24 @@ def _tile(cohort: Path, film: dict[str, Any], side: int, *, outlines: bool) -> n
             raise ConfigError(f"film {film['film_id']}: its zones are missing or unreadable")
         zones = cv2.resize(zones, (side, side), interpolation=cv2.INTER_NEAREST)
         for zone in range(1, len(ZONES) + 1):
-            edges, _ = cv2.findContours((zones == zone).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+            edges, _ = cv2.findContours(
+                (zones == zone).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE
+            )
             cv2.drawContours(tile, edges, -1, _ORANGE, 1)
-    cv2.putText(tile, _caption(film)[: side // 6], (3, 12), cv2.FONT_HERSHEY_SIMPLEX, 0.34, _YELLOW, 1, cv2.LINE_AA)
+    cv2.putText(
+        tile, _caption(film)[: side // 6], (3, 12), cv2.FONT_HERSHEY_SIMPLEX, 0.34, _YELLOW, 1, cv2.LINE_AA
+    )
     return np.asarray(tile, np.uint8)
 
 
 def contact_sheet(
-    cohort: Path, out: Path, *, columns: int = 8, side: int = 300, outlines: bool = False, by: str = "film_class"
+    cohort: Path,
+    out: Path,
+    *,
+    columns: int = 8,
+    side: int = 300,
+    outlines: bool = False,
+    by: str = "film_class",
 ) -> int:
     """Draw a contact sheet: the first films of every class, one class a row.
 
@@ -81,5 +91,7 @@ def contact_sheet(
         tiles += [np.zeros((side, side, 3), np.uint8)] * (columns - len(tiles))
         rows.append(np.hstack(tiles))
     if not cv2.imwrite(str(out), np.vstack(rows)):
-        raise ConfigError("the contact sheet cannot be written; check the folder and that the name ends in .png")
+        raise ConfigError(
+            "the contact sheet cannot be written; check the folder and that the name ends in .png"
+        )
     return shown

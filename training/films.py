@@ -1,10 +1,10 @@
 """Real films as hosts for drawn findings: a picture and its lung mask in, the picture with opacities out.
 
-A real film arrives processed, so findings cannot be added to its line integral. Instead each film's own picture
-transfer is estimated with its ribs and vessels as the ruler: in phantoms, the spread of fine detail inside the
-lungs divides the grey per unit of attenuation to within a few per cent whatever the processing, so the same
-ratio gives a real film's slope. Findings are added in grey through it, flattening towards white. A reader would
-question the ruler: a film with much disease of its own has more detail, hence the robust spread.
+A real film arrives processed, so findings cannot be added to its line integral. Instead its ribs and
+vessels are the ruler of its picture transfer: in phantoms, grey per unit of attenuation over the spread of fine
+detail inside the lungs is nearly constant whatever the processing, and that ratio gives a real film's slope.
+Findings are added in grey through it, up to the grey of the film's mediastinum. A reader would question the
+ruler: a film with much disease of its own has more detail, hence the robust spread.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SCATTER_FRACTION = 0.4
 SLOPE_PER_CONTRAST = 46.0
 """Slope over `anatomy_contrast`, measured in phantoms, where both are known (`tests/test_cohort.py`)."""
 BROAD_SHARE = 0.6
-"""Slope of structures above about 1 cm over that of fine detail: processing compresses them, as in phantoms."""
+"""Slope of structures above about 1 cm over that of fine detail, which processing sharpens."""
 _COLUMNS = ("image", "mask", "subject_id", "source", "findings", "licence")
 
 
@@ -81,14 +81,18 @@ def read_films(path: Path) -> tuple[RealFilm, ...]:
         reader = csv.DictReader(file)
         missing = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]
         if missing:
-            raise ConfigError(f"list of films: missing column {', '.join(missing)}; expected {', '.join(_COLUMNS)}")
+            raise ConfigError(
+                f"list of films: missing column {', '.join(missing)}; expected {', '.join(_COLUMNS)}"
+            )
         for number, row in enumerate(reader, start=2):
             image, mask = path.parent / row["image"], path.parent / row["mask"]
             if not image.is_file() or not mask.is_file():
                 raise ConfigError(f"list of films, row {number}: image or mask file not found")
             if not row["subject_id"] or not row["source"]:
                 raise ConfigError(f"list of films, row {number}: subject_id and source must not be empty")
-            films.append(RealFilm(image, mask, row["subject_id"], row["source"], row["findings"], row["licence"]))
+            films.append(
+                RealFilm(image, mask, row["subject_id"], row["source"], row["findings"], row["licence"])
+            )
     return tuple(films)
 
 
@@ -112,7 +116,7 @@ def lung_thickness(lungs: UInt8, pixel_mm: float) -> Float32:
         distance = cv2.distanceTransform((lungs == lung).astype(np.uint8), cv2.DIST_L2, 5) * pixel_mm
         share = np.clip(distance / 45.0, 0, 1)
         total += 150.0 * np.sqrt(1 - (1 - share) ** 2) * (lungs == lung)
-    return total.astype(np.float32)
+    return np.asarray(total, np.float32)
 
 
 def anatomy_contrast(grey: Float32, lungs: UInt8) -> float:
@@ -138,7 +142,9 @@ def _position(grey: UInt8, lungs: UInt8, nuisance: Nuisance) -> tuple[UInt8, UIn
     rows, columns = grey.shape
     turn = cv2.getRotationMatrix2D((columns / 2, rows / 2), 0.5 * nuisance.rotation_deg, 1.0)
     turn[1, 2] += 0.5 * nuisance.cut_off_px
-    moved = cv2.warpAffine(grey, turn, (columns, rows), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    moved = cv2.warpAffine(
+        grey, turn, (columns, rows), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+    )
     labels = cv2.warpAffine(lungs, turn, (columns, rows), flags=cv2.INTER_NEAREST)
     return np.asarray(moved, np.uint8), np.asarray(labels, np.uint8)
 
@@ -147,7 +153,9 @@ def _reprocess(grey: Float32, nuisance: Nuisance, pixel_mm: float) -> Float32:
     """The processing that a finished picture can still take: unsharp mask, compression, gamma."""
     soft = cv2.GaussianBlur(grey, (0, 0), 4.0 / pixel_mm)
     grey = grey + 0.35 * (nuisance.unsharp - 0.3) * (grey - soft)
-    broad = cv2.GaussianBlur(cv2.resize(grey, None, fx=0.125, fy=0.125, interpolation=cv2.INTER_AREA), (0, 0), 8)
+    broad = cv2.GaussianBlur(
+        cv2.resize(grey, None, fx=0.125, fy=0.125, interpolation=cv2.INTER_AREA), (0, 0), 8
+    )
     broad = cv2.resize(broad, (grey.shape[1], grey.shape[0]), interpolation=cv2.INTER_LINEAR)
     grey = grey - 0.5 * (nuisance.compression - 0.3) * (broad - float(broad.mean()))
     return np.asarray(np.clip(grey, 0, 1) ** nuisance.gamma, np.float32)
@@ -173,7 +181,11 @@ def _add_findings(grey: Float32, lungs: UInt8, soft_mm: Float32, pixel_mm: float
 
 
 def real_film(
-    host: RealFilm, plan: FindingPlan, nuisance: Nuisance, findings_rng: np.random.Generator, film_rng: np.random.Generator
+    host: RealFilm,
+    plan: FindingPlan,
+    nuisance: Nuisance,
+    findings_rng: np.random.Generator,
+    film_rng: np.random.Generator,
 ) -> Film:
     """Draw a plan and nuisances into a real film.
 
@@ -195,7 +207,7 @@ def real_film(
     field = Field(lungs, zones_of(lungs), lung_thickness(lungs, pixel_mm), pixel_mm)
     drawing = draw_findings(plan, field, findings_rng)
     # Processing comes before the findings, so that it cannot tell of them outside the lungs.
-    grey = _reprocess(image.astype(np.float32) / 255, nuisance, pixel_mm)
+    grey = _reprocess(np.asarray(image / np.float32(255), np.float32), nuisance, pixel_mm)
     grey = _add_findings(grey, lungs, drawing.soft_mm, pixel_mm)
     shape = (grey.shape[0], grey.shape[1])
     metal = DEVICE_PER_MM * (1 - SCATTER_FRACTION) * devices(nuisance, shape, pixel_mm, film_rng)

@@ -100,10 +100,12 @@ def stage_of(plan: FindingPlan, large: tuple[LargeOpacity, ...] | None = None) -
 
 
 def reading_matters(plan: FindingPlan) -> bool:
-    """Whether the two readings of the rule (which zones count, `staging.ZoneCount`) stage the plan differently."""
+    """Whether the two readings of the rule (`staging.ZoneCount`) stage the plan differently."""
     large = tuple(LargeOpacity(body.long_mm, body.short_mm) for body in plan.large)
     affected, at_level = (
-        stage_from_zones(plan.levels, large_opacities=large, aggregation=plan.aggregation, zone_count=zone_count)
+        stage_from_zones(
+            plan.levels, large_opacities=large, aggregation=plan.aggregation, zone_count=zone_count
+        )
         for zone_count in (ZoneCount.AFFECTED, ZoneCount.AT_LEVEL)
     )
     return affected.stage != at_level.stage
@@ -143,7 +145,11 @@ def _pneumoconiosis(rng: np.random.Generator, stage: int) -> FindingPlan:
     while True:
         large = _large(rng) if stage == 3 and rng.random() < 0.72 else ()
         if stage < 3 and rng.random() < 0.05:
-            large = (LargePlan(float(rng.uniform(11, 17)), float(rng.uniform(7, 9.5)), int(rng.choice([0, 1, 3, 4]))),)
+            large = (
+                LargePlan(
+                    float(rng.uniform(11, 17)), float(rng.uniform(7, 9.5)), int(rng.choice([0, 1, 3, 4]))
+                ),
+            )
         levels = _levels(rng, float(rng.uniform(0.5, 4.0)))
         crowded = bool(rng.random() < (0.55 if max(levels) == 3 else 0.08))
         primary, secondary = _types(rng)
@@ -188,7 +194,13 @@ def sample_plan(rng: np.random.Generator, film_class: FilmClass) -> FindingPlan:
     if film_class is FilmClass.TB:
         return FindingPlan(tb=_tuberculosis(rng), stray_share=float(rng.choice([0, 0.5])))
     if film_class is FilmClass.OTHER:
-        kinds = (Confounder.MASS, Confounder.CONSOLIDATION, Confounder.CARDIOMEGALY, Confounder.GRANULOMA, Confounder.EFFUSION)
+        kinds = (
+            Confounder.MASS,
+            Confounder.CONSOLIDATION,
+            Confounder.CARDIOMEGALY,
+            Confounder.GRANULOMA,
+            Confounder.EFFUSION,
+        )
         kind = kinds[int(rng.choice(5, p=[0.27, 0.28, 0.15, 0.15, 0.15]))]
         return FindingPlan(confounder=kind, stray_share=float(rng.choice([0, 0.5])))
     if film_class is FilmClass.NORMAL:
@@ -197,9 +209,19 @@ def sample_plan(rng: np.random.Generator, film_class: FilmClass) -> FindingPlan:
         return FindingPlan(stray_share=float(rng.choice([0, rng.random()])))
     plan = _pneumoconiosis(rng, film_class.stage)
     tb = _tuberculosis(rng) if rng.random() < 0.15 else ()
-    confounder = Confounder(str(rng.choice(["granuloma", "cardiomegaly"]))) if rng.random() < 0.12 else Confounder.NONE
+    confounder = (
+        Confounder(str(rng.choice(["granuloma", "cardiomegaly"]))) if rng.random() < 0.12 else Confounder.NONE
+    )
     return FindingPlan(
-        plan.levels, plan.primary, plan.secondary, plan.aggregation, plan.large, plan.eggshell, tb, confounder, plan.stray_share
+        plan.levels,
+        plan.primary,
+        plan.secondary,
+        plan.aggregation,
+        plan.large,
+        plan.eggshell,
+        tb,
+        confounder,
+        plan.stray_share,
     )
 
 
@@ -209,4 +231,6 @@ def _subthreshold(rng: np.random.Generator) -> FindingPlan:
     levels[int(rng.integers(6))] = 1
     a, b, c, d, e, f = levels
     primary, secondary = _types(rng)
-    return FindingPlan(levels=(a, b, c, d, e, f), primary=primary, secondary=secondary, stray_share=float(rng.random()))
+    return FindingPlan(
+        levels=(a, b, c, d, e, f), primary=primary, secondary=secondary, stray_share=float(rng.random())
+    )

@@ -18,8 +18,16 @@ from training.phantom_exposure import Exposure
 Float32 = npt.NDArray[np.float32]
 
 NUISANCE_FIELDS = (
-    "exposure", "gamma", "noise_fraction", "rotation_deg", "inspiration", "cut_off_px", "unsharp", "num_devices", "num_markers",
-)  # fmt: skip
+    "exposure",
+    "gamma",
+    "noise_fraction",
+    "rotation_deg",
+    "inspiration",
+    "cut_off_px",
+    "unsharp",
+    "num_devices",
+    "num_markers",
+)
 """Columns of the cohort that a nuisance-only classifier may see."""
 
 
@@ -83,7 +91,9 @@ def devices(nuisance: Nuisance, shape: tuple[int, int], pixel_mm: float, rng: np
     return metal
 
 
-def _point(shape: tuple[int, int], rng: np.random.Generator, low: float = 0.2, high: float = 0.8) -> tuple[int, int]:
+def _point(
+    shape: tuple[int, int], rng: np.random.Generator, low: float = 0.2, high: float = 0.8
+) -> tuple[int, int]:
     return int(rng.uniform(low, high) * shape[1]), int(rng.uniform(low, high) * shape[0])
 
 
@@ -97,11 +107,23 @@ def _buttons(picture: npt.NDArray[np.uint8], pixel_mm: float, rng: np.random.Gen
         cv2.circle(picture, centre, radius, 150, -1, cv2.LINE_AA)
         cv2.circle(picture, centre, radius, 255, 1, cv2.LINE_AA)
         for dx, dy in ((-1, -1), (1, 1)):
-            cv2.circle(picture, (centre[0] + dx * max(radius // 3, 1), centre[1] + dy * max(radius // 3, 1)), 1, 0, -1)
+            cv2.circle(
+                picture,
+                (centre[0] + dx * max(radius // 3, 1), centre[1] + dy * max(radius // 3, 1)),
+                1,
+                0,
+                -1,
+            )
     return float(rng.uniform(0.5, 2.0))
 
 
-def _curve(picture: npt.NDArray[np.uint8], start: tuple[int, int], end: tuple[int, int], width: int, rng: np.random.Generator) -> None:
+def _curve(
+    picture: npt.NDArray[np.uint8],
+    start: tuple[int, int],
+    end: tuple[int, int],
+    width: int,
+    rng: np.random.Generator,
+) -> None:
     t = np.linspace(0, 1, 60)[:, None]
     middle = (np.array(start) + np.array(end)) / 2 + rng.normal(0, 0.12 * picture.shape[0], 2)
     path = (1 - t) ** 2 * np.array(start) + 2 * t * (1 - t) * middle + t**2 * np.array(end)
@@ -149,5 +171,14 @@ def markers(nuisance: Nuisance, shape: tuple[int, int], rng: np.random.Generator
         left = rng.random() < 0.5
         column = int(shape[1] * (rng.uniform(0.02, 0.10) if left else rng.uniform(0.82, 0.92)))
         row = int(shape[0] * (rng.uniform(0.05, 0.14) if rng.random() < 0.8 else rng.uniform(0.9, 0.97)))
-        cv2.putText(picture, text, (column, row), cv2.FONT_HERSHEY_SIMPLEX, scale, 255, int(rng.integers(1, 4)), cv2.LINE_AA)
-    return picture.astype(np.float32) / 255
+        cv2.putText(
+            picture,
+            text,
+            (column, row),
+            cv2.FONT_HERSHEY_SIMPLEX,
+            scale,
+            255,
+            int(rng.integers(1, 4)),
+            cv2.LINE_AA,
+        )
+    return np.asarray(picture / np.float32(255), np.float32)

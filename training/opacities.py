@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from training.findings import FindingPlan, LargePlan
+from training.findings import FindingPlan
 from training.phantom_projection import Frame
 from training.phantom_vessels import strand_cloud
 
@@ -29,12 +29,19 @@ DENSITY_PER_CM2: dict[str, tuple[float, float, float, float]] = {
     "u": (0.1, 0.8, 1.5, 2.5),
 }
 """Opacities per cm2 of film at levels 0 (upper bound), 1, 2, 3 (domain §6; levels 2 and 3 are our choice)."""
-_SIZE_MM = {"p": (1.2, 1.0, 1.5), "q": (2.2, 1.5, 3.0), "r": (4.5, 3.0, 10.0), "s": (1.1, 0.7, 1.5), "t": (2.0, 1.5, 3.0), "u": (3.8, 3.0, 10.0)}
+_SIZE_MM = {
+    "p": (1.2, 1.0, 1.5),
+    "q": (2.2, 1.5, 3.0),
+    "r": (4.5, 3.0, 10.0),
+    "s": (1.1, 0.7, 1.5),
+    "t": (2.0, 1.5, 3.0),
+    "u": (3.8, 3.0, 10.0),
+}
 """Median, least and greatest diameter or width."""
 _SHEET = {"s": 4.0, "t": 2.6, "u": 1.4}
 """Depth of a strand over its width: septa are sheets seen on edge."""
 _BODY = {"p": 3.6, "q": 2.0, "r": 1.25}
-"""Attenuation of a nodule over that of as much soft tissue: collagen and some calcium, more in small old ones."""
+"""Attenuation of a nodule over that of as much soft tissue: collagen and some calcium, set by eye."""
 _SIGMA_PER_DIAMETER = 1 / 2.5
 _MINOR_SPREAD = 0.13
 """Log-normal spread of a zone's density, so that minor categories of neighbouring levels overlap."""
@@ -51,6 +58,11 @@ class Field:
     thickness: Float32
     """(rows, columns) path through lung, mm."""
     pixel_mm: float
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return self.lungs.shape[0], self.lungs.shape[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +93,12 @@ def smooth_noise(shape: tuple[int, int], sigma_px: float, rng: np.random.Generat
     """Unit-variance Gaussian random field with the given correlation length."""
     step = max(int(sigma_px / 3), 1)
     small = rng.standard_normal((shape[0] // step + 2, shape[1] // step + 2), dtype=np.float32)
-    small = cv2.GaussianBlur(small, (0, 0), max(sigma_px / step, 0.4))
-    field = cv2.resize(small, (shape[1], shape[0]), interpolation=cv2.INTER_CUBIC)
+    smooth = cv2.GaussianBlur(small, (0, 0), max(sigma_px / step, 0.4))
+    field = cv2.resize(smooth, (shape[1], shape[0]), interpolation=cv2.INTER_CUBIC)
     return np.asarray((field - field.mean()) / max(float(field.std()), 1e-6), np.float32)
 
 
-def _place(weight: Float32, count: int, apart_px: float, rng: np.random.Generator) -> Float32:
+def place(weight: Float32, count: int, apart_px: float, rng: np.random.Generator) -> Float32:
     """(n, 2) row, column positions with density `weight`; pairs closer than `apart_px` mostly lose one."""
     from scipy.spatial import cKDTree
 
@@ -99,21 +111,24 @@ def _place(weight: Float32, count: int, apart_px: float, rng: np.random.Generato
     close = cKDTree(points).query_pairs(apart_px, output_type="ndarray")
     drop = np.zeros(index.size, bool)
     drop[close[rng.random(len(close)) < 0.75, 1]] = True
-    return np.concatenate([points[~drop], points[drop]])[:count].astype(np.float32)
+    return np.asarray(np.concatenate([points[~drop], points[drop]])[:count], np.float32)
 
 
-def _zone_weight(field: Field, zone: int, cover: Float32) -> Float32:
+def zone_weight(field: Field, zone: int, cover: Float32) -> Float32:
+    """Density (rows, columns) of opacities in a zone, 1-6: `cover` times the root of lung thickness."""
     inside = field.zones == zone
     weight = np.where(inside, cover * np.sqrt(np.maximum(field.thickness, 1.0)), 0)
-    return weight.astype(np.float32)
+    return np.asarray(weight, np.float32)
 
 
 def _sizes(kind: str, n: int, rng: np.random.Generator) -> Float32:
     median, least, greatest = _SIZE_MM[kind]
-    return np.clip(rng.lognormal(np.log(median), 0.22, n), least, greatest).astype(np.float32)
+    return np.asarray(np.clip(rng.lognormal(np.log(median), 0.22, n), least, greatest), np.float32)
 
 
-def draw_rounded(shape: tuple[int, int], points: Float32, diameter: Float32, peak: Float32, pixel_mm: float) -> Float32:
+def draw_rounded(
+    shape: tuple[int, int], points: Float32, diameter: Float32, peak: Float32, pixel_mm: float
+) -> Float32:
     """Sum of Gaussian bodies: points (n, 2) in pixels, full width and peak thickness (n,) in mm."""
     total = np.zeros(shape, np.float32)
     frame = Frame(shape[0], shape[1], pixel_mm, 0.0, 0.0)
@@ -128,7 +143,9 @@ def draw_rounded(shape: tuple[int, int], points: Float32, diameter: Float32, pea
     return total
 
 
-def _lobulate(points: Float32, diameter: Float32, peak: Float32, pixel_mm: float, rng: np.random.Generator) -> tuple[Float32, Float32, Float32]:
+def _lobulate(
+    points: Float32, diameter: Float32, peak: Float32, pixel_mm: float, rng: np.random.Generator
+) -> tuple[Float32, Float32, Float32]:
     """Break round bodies into three unequal lobes each, so that their outlines are not circles."""
     lobes = 3
     spread = (0.24 * diameter / pixel_mm)[:, None, None]
@@ -136,11 +153,21 @@ def _lobulate(points: Float32, diameter: Float32, peak: Float32, pixel_mm: float
     size = diameter[:, None] * rng.uniform(0.6, 0.95, (points.shape[0], lobes))
     share = rng.dirichlet(np.full(lobes, 3.0), points.shape[0])
     top = peak[:, None] * share * (diameter[:, None] / size) ** 2 * 0.95
-    return where.reshape(-1, 2).astype(np.float32), size.ravel().astype(np.float32), top.ravel().astype(np.float32)
+    return (
+        where.reshape(-1, 2).astype(np.float32),
+        size.ravel().astype(np.float32),
+        top.ravel().astype(np.float32),
+    )
 
 
 def draw_strands(
-    shape: tuple[int, int], points: Float32, width: Float32, length: Float32, depth: float, pixel_mm: float, rng: np.random.Generator
+    shape: tuple[int, int],
+    points: Float32,
+    width: Float32,
+    length: Float32,
+    depth: float,
+    pixel_mm: float,
+    rng: np.random.Generator,
 ) -> Float32:
     """Sum of curved strands centred at points (n, 2) pixels; width and length (n,) in mm."""
     n = points.shape[0]
@@ -151,9 +178,13 @@ def draw_strands(
     half = np.stack([np.cos(angle), np.zeros(n), np.sin(angle)], axis=1) * length[:, None] / 2
     bend = rng.normal(0, 0.13, (n, 3)) * length[:, None]
     start, end = (centre - half).astype(np.float32), (centre + half).astype(np.float32)
-    x, z, volume = strand_cloud(start, end, bend.astype(np.float32), (width / 2).astype(np.float32), 0.6 * pixel_mm)
+    x, z, volume = strand_cloud(
+        start, end, bend.astype(np.float32), (width / 2).astype(np.float32), 0.6 * pixel_mm
+    )
     frame = Frame(shape[0], shape[1], pixel_mm, 0.0, 0.0)
-    return np.asarray(cv2.GaussianBlur(frame.splat(x, z, volume * np.float32(depth)), (0, 0), 0.6), np.float32)
+    return np.asarray(
+        cv2.GaussianBlur(frame.splat(x, z, volume * np.float32(depth)), (0, 0), 0.6), np.float32
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,15 +201,17 @@ def _draw_kind(
     field: Field, kind: str, seeds: list[_Seeds], strength: float, rng: np.random.Generator
 ) -> tuple[Float32, list[Opacity]]:
     """All opacities of one kind at once."""
-    shape = (field.lungs.shape[0], field.lungs.shape[1])
+    shape = field.shape
     points = np.concatenate([seed.points for seed in seeds])
     zones = np.concatenate([np.full(len(seed.points), seed.zone) for seed in seeds])
     gains = np.concatenate([np.full(len(seed.points), seed.gain * strength, np.float32) for seed in seeds])
     size = _sizes(kind, points.shape[0], rng)
     if kind in "pqr":
         peak = (size * _BODY[kind] * gains * rng.lognormal(0, 0.18, size.size)).astype(np.float32)
-        bodies = _lobulate(points, size, peak, field.pixel_mm, rng) if kind == "r" else (points, size, peak)
-        soft = draw_rounded(shape, *bodies, field.pixel_mm)
+        where, width, top = points, size, peak
+        if kind == "r":
+            where, width, top = _lobulate(points, size, peak, field.pixel_mm, rng)
+        soft = draw_rounded(shape, where, width, top, field.pixel_mm)
     else:
         peak = size * np.float32(_SHEET[kind]) * gains
         length = rng.uniform(5, 15, size.size).astype(np.float32)
@@ -201,24 +234,28 @@ def small_opacities(plan: FindingPlan, field: Field, rng: np.random.Generator) -
     Returns:
         Added thickness and one entry for every opacity.
     """
-    total = np.zeros(field.lungs.shape, np.float32)
+    total = np.zeros(field.shape, np.float32)
     strength = float(np.clip(rng.lognormal(0, 0.12), 0.75, 1.35))
     kinds = ("p", "q") if plan.primary == "none" else (plan.primary, plan.secondary)
-    cover = 0.30 + 1 / (1 + np.exp(-2.2 * (smooth_noise(field.lungs.shape, 14 / field.pixel_mm, rng) + 0.6)))
+    cover = 0.30 + 1 / (1 + np.exp(-2.2 * (smooth_noise(field.shape, 14 / field.pixel_mm, rng) + 0.6)))
     seeds = []
     for zone, level in enumerate(plan.levels):
-        weight = _zone_weight(field, zone + 1, cover.astype(np.float32))
+        weight = zone_weight(field, zone + 1, cover.astype(np.float32))
         area_cm2 = float((field.zones == zone + 1).sum()) * field.pixel_mm**2 / 100
         for kind, share in zip(kinds, (0.7, 0.3), strict=True):
             density = DENSITY_PER_CM2[kind][level]
             density *= float(rng.lognormal(0, _MINOR_SPREAD)) if level else plan.stray_share
             count = int(rng.poisson(density * share * area_cm2))
-            seeds.append(_Seeds(kind, zone, _place(weight, count, 0.9 * _SIZE_MM[kind][0] / field.pixel_mm, rng)))
+            seeds.append(
+                _Seeds(kind, zone, place(weight, count, 0.9 * _SIZE_MM[kind][0] / field.pixel_mm, rng))
+            )
     if plan.aggregation:
         seeds += _crowds(plan, field, rng)
     drawn: list[Opacity] = []
     for kind in sorted(set(kinds)):
-        soft, opacities = _draw_kind(field, kind, [seed for seed in seeds if seed.kind == kind], strength, rng)
+        soft, opacities = _draw_kind(
+            field, kind, [seed for seed in seeds if seed.kind == kind], strength, rng
+        )
         total += soft
         drawn += opacities
     return Drawing(total, tuple(drawn))
@@ -228,102 +265,20 @@ def _crowds(plan: FindingPlan, field: Field, rng: np.random.Generator) -> list[_
     """Two to four foci of 15-30 mm in which opacities crowd without becoming one."""
     worst = max(plan.levels)
     candidates = [zone for zone, level in enumerate(plan.levels) if level == worst]
-    row, column = np.mgrid[0 : field.lungs.shape[0], 0 : field.lungs.shape[1]].astype(np.float32)
+    row, column = np.mgrid[0 : field.shape[0], 0 : field.shape[1]].astype(np.float32)
     kind = plan.primary if plan.primary != "none" else "q"
     crowds = []
     for _ in range(int(rng.integers(2, 5))):
         zone = int(rng.choice(candidates))
-        focus = _place(_zone_weight(field, zone + 1, np.ones_like(field.thickness)), 1, 1.0, rng)
+        focus = place(zone_weight(field, zone + 1, np.ones_like(field.thickness)), 1, 1.0, rng)
         if focus.shape[0] == 0:
             continue
         reach = rng.uniform(7, 13) / field.pixel_mm
         near = np.exp(-((row - focus[0, 0]) ** 2 + (column - focus[0, 1]) ** 2) / (2 * reach**2))
         weight = (near * (field.lungs > 0)).astype(np.float32)
-        count = int(rng.poisson(2.2 * DENSITY_PER_CM2[kind][3] * 2 * np.pi * (reach * field.pixel_mm / 10) ** 2))
-        points = _place(weight, count, 0.5 * _SIZE_MM[kind][0] / field.pixel_mm, rng)
+        count = int(
+            rng.poisson(2.2 * DENSITY_PER_CM2[kind][3] * 2 * np.pi * (reach * field.pixel_mm / 10) ** 2)
+        )
+        points = place(weight, count, 0.5 * _SIZE_MM[kind][0] / field.pixel_mm, rng)
         crowds.append(_Seeds(kind, zone, points, 1.1))
     return crowds
-
-
-def irregular_body(
-    field: Field, centre: tuple[float, float], long_mm: float, short_mm: float, angle_deg: float, rng: np.random.Generator
-) -> Float32:
-    """An irregular soft-edged body with values 0 to 1, (rows, columns); half height at the given size."""
-    row, column = np.mgrid[0 : field.lungs.shape[0], 0 : field.lungs.shape[1]].astype(np.float32)
-    angle = np.deg2rad(angle_deg)
-    down, right = (row - centre[0]) * field.pixel_mm, (column - centre[1]) * field.pixel_mm
-    along, across = down * np.cos(angle) + right * np.sin(angle), right * np.cos(angle) - down * np.sin(angle)
-    radius = np.sqrt((along / (long_mm / 2)) ** 2 + (across / (short_mm / 2)) ** 2)
-    ragged = 0.13 * smooth_noise((row.shape[0], row.shape[1]), 0.16 * short_mm / field.pixel_mm + 1, rng)
-    ragged += 0.10 * smooth_noise((row.shape[0], row.shape[1]), 0.45 * short_mm / field.pixel_mm + 1, rng)
-    return (1 / (1 + np.exp(np.clip((radius + ragged - 1) / 0.13, -40, 40)))).astype(np.float32)
-
-
-def _measure(body: Float32, pixel_mm: float) -> tuple[float, float]:
-    """Long and short side (mm) of the smallest rectangle round the half-height outline."""
-    contours, _ = cv2.findContours((body > 0.5).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    if not contours:
-        return 0.0, 0.0
-    _, (one, other), _ = cv2.minAreaRect(max(contours, key=cv2.contourArea))
-    return (max(one, other) + 1) * pixel_mm, (min(one, other) + 1) * pixel_mm
-
-
-def _large_opacity(plan: LargePlan, field: Field, rng: np.random.Generator) -> tuple[Float32, tuple[float, float], Opacity] | None:
-    inner = cv2.erode((field.lungs > 0).astype(np.uint8), np.ones((3, 3), np.uint8), iterations=int(0.35 * plan.short_mm / field.pixel_mm))
-    spots = _place(_zone_weight(field, plan.zone + 1, inner.astype(np.float32)), 1, 1.0, rng)
-    if spots.shape[0] == 0:
-        return None
-    row, column = float(spots[0, 0]), float(spots[0, 1])
-    body = irregular_body(field, (row, column), plan.long_mm, plan.short_mm, float(rng.normal(0, 28)), rng)
-    body *= cv2.GaussianBlur((field.lungs > 0).astype(np.float32), (0, 0), 1.5)
-    size = _measure(body, field.pixel_mm)
-    depth = plan.short_mm * rng.uniform(0.7, 1.0)
-    texture = 1 + 0.12 * smooth_noise((body.shape[0], body.shape[1]), 2.5 / field.pixel_mm, rng)
-    soft = depth * body**1.3 * texture
-    ring = body * (1 - body) * 4
-    points = _place(ring.astype(np.float32), int(plan.long_mm * 0.5), 1.0, rng)
-    width = rng.uniform(0.7, 1.6, points.shape[0]).astype(np.float32)
-    length = rng.uniform(6, 16, points.shape[0]).astype(np.float32)
-    soft = soft + draw_strands((body.shape[0], body.shape[1]), points, width, length, 1.6, field.pixel_mm, rng) * (field.lungs > 0)
-    return soft.astype(np.float32), size, Opacity("large", row, column, size[0], float(depth), plan.zone)
-
-
-def large_opacities(plan: FindingPlan, field: Field, rng: np.random.Generator) -> Drawing:
-    """Draw large opacities, the emphysema that goes with them, and eggshell nodes.
-
-    Returns:
-        Added thickness, entries, and the measured size of every large opacity above 10 mm.
-    """
-    total = np.zeros(field.lungs.shape, np.float32)
-    drawn: list[Opacity] = []
-    sizes: list[tuple[float, float]] = []
-    for body in plan.large:
-        made = _large_opacity(body, field, rng)
-        if made is not None:
-            soft, size, opacity = made
-            total = np.maximum(total, soft)
-            drawn.append(opacity)
-            sizes.append(size)
-    if any(size[0] >= 30 for size in sizes):
-        lower = cv2.GaussianBlur(np.isin(field.zones, (3, 6)).astype(np.float32), (0, 0), 18 / field.pixel_mm)
-        total -= rng.uniform(0.02, 0.09) * field.thickness * lower * (field.lungs > 0)
-    if plan.eggshell:
-        total += _eggshell_nodes(field, rng)
-    return Drawing(total, tuple(drawn), tuple(sizes))
-
-
-def _eggshell_nodes(field: Field, rng: np.random.Generator) -> Float32:
-    """Calcified rims of hilar nodes, in soft-tissue equivalents, mm."""
-    total = np.zeros(field.lungs.shape, np.float32)
-    row, column = np.mgrid[0 : total.shape[0], 0 : total.shape[1]].astype(np.float32)
-    for lung in (1, 2):
-        rows, columns = np.nonzero(field.lungs == lung)
-        if rows.size == 0:
-            continue
-        medial = np.percentile(columns, 92 if lung == 1 else 8)
-        for _ in range(int(rng.integers(1, 4))):
-            centre = (np.percentile(rows, 48) + rng.normal(0, 14), medial + rng.normal(0, 10))
-            radius, rim = rng.uniform(3.5, 7) / field.pixel_mm, 0.8 / field.pixel_mm
-            distance = np.hypot(row - centre[0], column - centre[1])
-            total += 3.2 * np.exp(-(((distance - radius) / rim) ** 2) / 2) + 1.5 * (distance < radius)
-    return np.asarray(cv2.GaussianBlur(total, (0, 0), 0.8), np.float32)

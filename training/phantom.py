@@ -43,16 +43,26 @@ class Projection:
 def _body(anatomy: Anatomy, x: Float32, z: Float32) -> Float32:
     """Soft-tissue thickness of trunk, shoulders, neck and arms as if the lungs were solid, mm."""
     side = np.abs(x)
-    wide = np.maximum(anatomy.lateral(np.maximum(z, 1)), 0.86 * anatomy.half_width) + anatomy.wall + 16 * anatomy.fat
+    wide = (
+        np.maximum(anatomy.lateral(np.maximum(z, 1)), 0.86 * anatomy.half_width)
+        + anatomy.wall
+        + 16 * anatomy.fat
+    )
     deep = anatomy.depth(np.maximum(z, 0.30 * anatomy.widest_z)) + 0.75 * anatomy.wall + 12 * anatomy.fat
     trunk = 2 * deep * np.clip(1 - (side / wide) ** 2.6, 0, 1) ** (1 / 2.6)
-    slope = -98 + 96 * (1 - np.exp(-np.clip(side - 52, 0, None) / 48)) + 0.18 * np.clip(side - 150, 0, None) ** 1.2
+    slope = (
+        -98
+        + 96 * (1 - np.exp(-np.clip(side - 52, 0, None) / 48))
+        + 0.18 * np.clip(side - 150, 0, None) ** 1.2
+    )
     below = np.clip((z - slope) / 75, 0, 1)
     shoulder = (205 - 0.22 * side) * np.sqrt(1 - (1 - below) ** 2)
     shoulder *= 1 / (1 + np.exp((z - 62 - 0.42 * side) / 22))
     arm_x = anatomy.half_width * 1.42 + 12 + 0.10 * z
     arm = 92 * np.sqrt(np.clip(1 - ((side - arm_x) / 46) ** 2, 0, 1)) / (1 + np.exp(-(z - 20) / 12))
-    return np.maximum(np.maximum(trunk * (1 / (1 + np.exp(-(z - 5) / 14))), shoulder), arm).astype(np.float32)
+    return np.asarray(
+        np.maximum(np.maximum(trunk * (1 / (1 + np.exp(-(z - 5) / 14))), shoulder), arm), np.float32
+    )
 
 
 def _chest_wall(anatomy: Anatomy, x: Float32, z: Float32, rng: np.random.Generator) -> Float32:
@@ -70,19 +80,23 @@ def _chest_wall(anatomy: Anatomy, x: Float32, z: Float32, rng: np.random.Generat
             middle = anatomy.lung_height * 0.42
             across = (x - centre * 1.1) / (anatomy.half_width * 0.62)
             layer += rng.uniform(8, 20) * np.clip(1 - across**2 - ((z - middle) / 95) ** 2, 0, 1) ** 0.8
-    return layer.astype(np.float32)
+    return np.asarray(layer, np.float32)
 
 
 def _airways(anatomy: Anatomy, x: Float32, z: Float32) -> Float32:
     """Air in trachea and main bronchi, mm of missing soft tissue."""
     carina = 0.34 * anatomy.lung_height
     centre = anatomy.shift(15.0) - 2.5 * np.clip(z / carina, 0, 1)
-    tube = 15 * np.sqrt(np.clip(1 - ((x - centre) / 8.2) ** 2, 0, 1)) / (1 + np.exp(np.clip((z - carina) / 3, -60, 60)))
+    tube = (
+        15
+        * np.sqrt(np.clip(1 - ((x - centre) / 8.2) ** 2, 0, 1))
+        / (1 + np.exp(np.clip((z - carina) / 3, -60, 60)))
+    )
     for side, drop in ((-1, 1.35), (1, 0.85)):
         out = side * (x - centre)
         course = carina + drop * out
         tube = tube + 9 * np.sqrt(np.clip(1 - ((z - course) / 7.5) ** 2, 0, 1)) * ((out > 0) & (out < 34))
-    return tube.astype(np.float32)
+    return np.asarray(tube, np.float32)
 
 
 def _lung_field(anatomy: Anatomy, x: Float32, z: Float32) -> tuple[Float32, Float32, npt.NDArray[np.uint8]]:
@@ -124,21 +138,19 @@ def attenuate(anatomy: Anatomy, frame: Frame, rng: np.random.Generator) -> Proje
     x, z = frame.grid()
     thickness, taken, lungs = _lung_field(anatomy, x, z)
     soft = _body(anatomy, x, z) + _chest_wall(anatomy, x, z, rng)
-    soft -= np.minimum((1 - anatomy.lung_density) * thickness, 0.94 * soft)
-    soft -= np.minimum(_airways(anatomy, x, z), 0.5 * soft)
+    soft = soft - np.minimum((1 - anatomy.lung_density) * thickness, 0.94 * soft)
+    soft = soft - np.minimum(_airways(anatomy, x, z), 0.5 * soft)
     tree = vessels(anatomy, frame, rng) * np.sqrt(np.clip(1 - taken, 0, 1))
     soft += 0.72 * tree + _parenchyma(frame, rng) * np.sqrt(thickness)
     soft -= _gastric_air(anatomy, x, z, rng)
-    bone = cv2.GaussianBlur(ribs(anatomy, frame, rng), (0, 0), 1.15)
-    bone += cv2.GaussianBlur(clavicles(anatomy, frame, rng), (0, 0), 1.15)
-    bone += scapulae(anatomy, frame, rng)
-    bone += spine(anatomy, x, z, rng)
+    tubes = [cv2.GaussianBlur(bone(anatomy, frame, rng), (0, 0), 1.15) for bone in (ribs, clavicles)]
+    bone = tubes[0] + tubes[1] + scapulae(anatomy, frame, rng) + spine(anatomy, x, z, rng)
     attenuation = SOFT_PER_MM * np.clip(soft, 0, None) + BONE_PER_MM * bone
     return Projection(attenuation.astype(np.float32), lungs, thickness)
 
 
 def _parenchyma(frame: Frame, rng: np.random.Generator) -> Float32:
-    """Superposed small vessels and septa that the tree does not reach, as a random texture (unit: mm per sqrt mm)."""
+    """Small vessels and septa beyond the tree, as a random texture (mm per root mm of lung)."""
     import cv2
 
     grain = rng.standard_normal((frame.rows, frame.columns), dtype=np.float32)
@@ -158,4 +170,4 @@ def _gastric_air(anatomy: Anatomy, x: Float32, z: Float32, rng: np.random.Genera
     top = anatomy.lung_height + anatomy.dome_drop + rng.uniform(8, 14)
     across = (x - anatomy.half_width * rng.uniform(0.36, 0.55)) / (radius * 1.25)
     down = (z - top - radius * 0.8) / (radius * 0.8)
-    return (1.6 * radius * np.sqrt(np.clip(1 - across**2 - down**2, 0, 1))).astype(np.float32)
+    return np.asarray(1.6 * radius * np.sqrt(np.clip(1 - across**2 - down**2, 0, 1)), np.float32)

@@ -85,32 +85,32 @@ class Anatomy:
         """Midline to inner chest wall at height `z`, mm."""
         t = np.clip(z / self.widest_z, 0.0, 1.0)
         apex = 0.43 * self.half_width
-        return (apex + (self.half_width - apex) * (1 - (1 - t) ** 2.0) ** 0.60).astype(np.float32)
+        return np.asarray(apex + (self.half_width - apex) * (1 - (1 - t) ** 2.0) ** 0.60, np.float32)
 
     def depth(self, z: Float32) -> Float32:
         """Half of the cavity's front-to-back extent at height `z`, mm."""
         t = np.clip(z / (0.8 * self.widest_z), 0.0, 1.0)
-        return (self.half_depth * (1 - (1 - t) ** 2) ** 0.55).astype(np.float32)
+        return np.asarray(self.half_depth * (1 - (1 - t) ** 2) ** 0.55, np.float32)
 
     def medial(self, z: Float32) -> Float32:
         """Half width of the upper mediastinum at height `z`, mm; flares to close the apices."""
         apex = 0.43 * self.half_width
         t = np.clip(z / 55.0, 0.0, 1.0)
         dome = 1 - np.sqrt(np.clip(1 - (1 - t) ** 2, 0.0, 1.0))
-        return (self.mediastinum + (apex - self.mediastinum) * dome).astype(np.float32)
+        return np.asarray(self.mediastinum + (apex - self.mediastinum) * dome, np.float32)
 
     def column(self, x: Float32, z: Float32) -> Float32:
         """Half width of the mediastinum on the side of x, mm: `medial` with each border's own bulges."""
         right, left, right_phase, left_phase = self.column_wave
         wave = np.where(x < 0, right * np.sin(z / 31 + right_phase), left * np.sin(z / 26 + left_phase))
         narrow = 4.0 / (1 + np.exp(-(z - 0.45 * self.lung_height) / 15))
-        return (self.medial(z) + wave * np.clip(z / 50, 0, 1) - narrow).astype(np.float32)
+        return np.asarray(self.medial(z) + wave * np.clip(z / 50, 0, 1) - narrow, np.float32)
 
     def cavity_chord(self, x: Float32, z: Float32) -> Float32:
         """Half chord (mm) of the chest cavity along y through (x, z); 0 outside."""
         wide = np.maximum(self.lateral(z), 1.0)
         inside = np.clip(1 - (np.abs(x) / wide) ** _CHORD_POWER, 0.0, 1.0)
-        return np.where(z > 0, self.depth(z) * inside ** (1 / _CHORD_POWER), 0.0).astype(np.float32)
+        return np.asarray(np.where(z > 0, self.depth(z) * inside ** (1 / _CHORD_POWER), 0.0), np.float32)
 
 
 def chord(body: Ellipsoid, x: Float32, z: Float32, *, shift: float = 0.0) -> Float32:
@@ -124,7 +124,9 @@ def chord(body: Ellipsoid, x: Float32, z: Float32, *, shift: float = 0.0) -> Flo
     return np.asarray(np.float32(body.radius_y) * np.sqrt(inside), np.float32)
 
 
-def _heart(rng: np.random.Generator, half_width: float, half_depth: float, dome_z: float) -> tuple[Ellipsoid, ...]:
+def _heart(
+    rng: np.random.Generator, half_width: float, half_depth: float, dome_z: float
+) -> tuple[Ellipsoid, ...]:
     """Heart and great vessels for a cardiothoracic ratio of 0.40-0.55."""
     heart_width = 2 * half_width * float(np.clip(rng.normal(0.465, 0.035), 0.40, 0.55))
     right_part = heart_width * rng.uniform(0.30, 0.37)
@@ -138,7 +140,9 @@ def _heart(rng: np.random.Generator, half_width: float, half_depth: float, dome_
     tilt = float(rng.uniform(26, 44))
     return (
         Ellipsoid(0.20 * left_part, front, apex_z - 42 * size, 0.87 * left_part, 48 * size, 50 * size, tilt),
-        Ellipsoid(-right_part * 0.28, front, apex_z - 36 * size, right_part * 0.74, 40 * size, 54 * size, 4.0),
+        Ellipsoid(
+            -right_part * 0.28, front, apex_z - 36 * size, right_part * 0.74, 40 * size, 54 * size, 4.0
+        ),
         Ellipsoid(0.30 * left_part, front + 10, top + 8, 0.34 * left_part, 30.0, 38 * size, -16.0),
         Ellipsoid(knob * 1.05, 10.0, knob_z, knob * 1.15, 20.0, knob * rng.uniform(1.1, 1.4), 0.0),
         Ellipsoid(knob * 0.95, 0.55 * half_depth, knob_z + 95, knob * 0.95, 13.0, 115.0, 2.0),
@@ -156,7 +160,10 @@ def sample_anatomy(rng: np.random.Generator, *, inspiration: float = 1.0) -> Ana
     Returns:
         Anatomy within about 10 % (one standard deviation 5 %) of an average adult.
     """
-    vary = lambda mean, share=0.05: float(mean * np.clip(rng.normal(1, share), 1 - 2.4 * share, 1 + 2.4 * share))  # noqa: E731
+
+    def vary(mean: float, share: float = 0.05) -> float:
+        return float(mean * np.clip(rng.normal(1, share), 1 - 2.4 * share, 1 + 2.4 * share))
+
     is_female = bool(rng.random() < 0.4)
     build = 0.95 if is_female else 1.0
     half_width = vary(141 * build)
@@ -167,8 +174,18 @@ def sample_anatomy(rng: np.random.Generator, *, inspiration: float = 1.0) -> Ana
     mediastinum = vary(27, 0.1)
     wide = half_width * 0.62
     domes = (
-        Ellipsoid(-half_width * 0.47, -4.0, height + rise, wide * 1.02, half_depth * 1.12, rise, rng.uniform(-2, 6)),
-        Ellipsoid(half_width * 0.50, -4.0, height + drop + rise, wide * 0.98, half_depth * 1.12, rise, rng.uniform(-6, 2)),
+        Ellipsoid(
+            -half_width * 0.47, -4.0, height + rise, wide * 1.02, half_depth * 1.12, rise, rng.uniform(-2, 6)
+        ),
+        Ellipsoid(
+            half_width * 0.50,
+            -4.0,
+            height + drop + rise,
+            wide * 0.98,
+            half_depth * 1.12,
+            rise,
+            rng.uniform(-6, 2),
+        ),
     )
     return Anatomy(
         lung_height=height,

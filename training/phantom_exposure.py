@@ -56,7 +56,9 @@ def _blur(picture: Float32, sigma_px: float) -> Float32:
     return np.asarray(cv2.resize(small, (columns, rows), interpolation=cv2.INTER_CUBIC), np.float32)
 
 
-def detect(attenuation: Float32, exposure: Exposure, pixel_mm: float, rng: np.random.Generator | None) -> Float32:
+def detect(
+    attenuation: Float32, exposure: Exposure, pixel_mm: float, rng: np.random.Generator | None
+) -> Float32:
     """Logarithm of the detected signal with scatter, blur and noise (bright is dense), (rows, columns).
 
     Without a generator the picture is free of noise.
@@ -74,13 +76,13 @@ def detect(attenuation: Float32, exposure: Exposure, pixel_mm: float, rng: np.ra
         grain = rng.standard_normal(signal.shape, dtype=np.float32)
         grain = 0.45 * grain + 0.9 * cv2.GaussianBlur(grain, (0, 0), 0.7)
         signal = signal + np.sqrt(np.maximum(signal, 1e-4) / quanta) * grain
-    return (-np.log(np.maximum(signal, 2e-4))).astype(np.float32)
+    return np.asarray(-np.log(np.maximum(signal, 2e-4)), np.float32)
 
 
 def sharpen(density: Float32, exposure: Exposure, pixel_mm: float) -> Float32:
     """Compress large structures and sharpen fine ones of a logarithmic picture (rows, columns)."""
     flat = density - exposure.compression * _blur(density, 32 / pixel_mm)
-    return (flat + exposure.unsharp * (flat - _blur(flat, 4.0 / pixel_mm))).astype(np.float32)
+    return np.asarray(flat + exposure.unsharp * (flat - _blur(flat, 4.0 / pixel_mm)), np.float32)
 
 
 def display_window(sharp: Float32, body: npt.NDArray[np.bool_]) -> tuple[float, float]:

@@ -15,8 +15,9 @@ import numpy.typing as npt
 
 from screener.zones import find_lungs, zone_labels
 from training.findings import Confounder, FindingPlan
+from training.large_opacities import large_opacities
 from training.nuisances import Nuisance, devices, markers
-from training.opacities import Drawing, Field, large_opacities, small_opacities
+from training.opacities import Drawing, Field, small_opacities
 from training.phantom import DEVICE_PER_MM, SOFT_PER_MM, attenuate
 from training.phantom_anatomy import Anatomy, sample_anatomy
 from training.phantom_exposure import detect, display, display_window, sharpen
@@ -90,13 +91,22 @@ def _frame(anatomy: Anatomy, nuisance: Nuisance, rng: np.random.Generator) -> Fr
 def _enlarge_heart(anatomy: Anatomy, rng: np.random.Generator) -> Anatomy:
     factor = rng.uniform(1.22, 1.5)
     heart = tuple(
-        replace(body, x=body.x * factor, radius_x=body.radius_x * factor, radius_z=body.radius_z * (0.5 + 0.5 * factor)) if n < 2 else body
+        replace(
+            body,
+            x=body.x * factor,
+            radius_x=body.radius_x * factor,
+            radius_z=body.radius_z * (0.5 + 0.5 * factor),
+        )
+        if n < 2
+        else body
         for n, body in enumerate(anatomy.heart)
     )
     return replace(anatomy, heart=heart)
 
 
-def _finish(attenuation: Float32, findings: Float32, nuisance: Nuisance, pixel_mm: float, rng: np.random.Generator) -> UInt8:
+def _finish(
+    attenuation: Float32, findings: Float32, nuisance: Nuisance, pixel_mm: float, rng: np.random.Generator
+) -> UInt8:
     """Expose, process and mark a film; `findings` are line integrals on top of `attenuation`."""
     shape = (attenuation.shape[0], attenuation.shape[1])
     exposure = nuisance.processing
@@ -111,7 +121,11 @@ def _finish(attenuation: Float32, findings: Float32, nuisance: Nuisance, pixel_m
 
 
 def phantom_film(
-    plan: FindingPlan, nuisance: Nuisance, anatomy_rng: np.random.Generator, findings_rng: np.random.Generator, film_rng: np.random.Generator
+    plan: FindingPlan,
+    nuisance: Nuisance,
+    anatomy_rng: np.random.Generator,
+    findings_rng: np.random.Generator,
+    film_rng: np.random.Generator,
 ) -> Film:
     """Make a frontal chest film of a random subject.
 
@@ -134,14 +148,16 @@ def phantom_film(
     return Film(grey, projection.lungs, frame.pixel_mm, drawing)
 
 
-def other_film(kind: str, nuisance: Nuisance, anatomy_rng: np.random.Generator, film_rng: np.random.Generator) -> Film:
+def other_film(
+    kind: str, nuisance: Nuisance, anatomy_rng: np.random.Generator, film_rng: np.random.Generator
+) -> Film:
     """Make a film that is not a frontal chest; kinds as `phantom_other.other_picture`."""
     height, width = FIELDS_MM[int(film_rng.choice(len(FIELDS_MM), p=_FIELD_SHARES))]
     pixel_mm = max(height, width) / _LONG_SIDE_PX
     shape = (round(height / pixel_mm), round(width / pixel_mm))
     attenuation = other_picture(kind, shape, pixel_mm, anatomy_rng)
     turn = cv2.getRotationMatrix2D((shape[1] / 2, shape[0] / 2), nuisance.rotation_deg, 1.0)
-    attenuation = cv2.warpAffine(attenuation, turn, (shape[1], shape[0]), borderMode=cv2.BORDER_REPLICATE)
+    turned = cv2.warpAffine(attenuation, turn, (shape[1], shape[0]), borderMode=cv2.BORDER_REPLICATE)
     nothing = np.zeros(shape, np.float32)
-    grey = _finish(np.maximum(attenuation, 0).astype(np.float32), nothing, nuisance, pixel_mm, film_rng)
+    grey = _finish(np.asarray(np.maximum(turned, 0), np.float32), nothing, nuisance, pixel_mm, film_rng)
     return Film(grey, None, pixel_mm, Drawing(nothing, ()))

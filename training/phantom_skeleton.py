@@ -41,14 +41,16 @@ def _tube(
     points = points + jitter[..., None] * unit[:, None]
     perimeter = np.pi * (0.5 * (height + width))
     shell = (perimeter * _CORTEX_MM * step[:, 0] / num_shell)[:, None].repeat(num_shell, 1)
-    core = (np.pi / 4 * height * width * _TRABECULAR_SHARE * step[:, 0] / num_core)[:, None].repeat(num_core, 1)
+    core = (np.pi / 4 * height * width * _TRABECULAR_SHARE * step[:, 0] / num_core)[:, None].repeat(
+        num_core, 1
+    )
     fade = np.clip((n - 1 - np.arange(n)) / (0.10 * n), 0, 1)[:, None]
     volume = np.concatenate([shell, core], axis=1) * fade
     return points[..., 0].ravel(), points[..., 2].ravel(), volume.ravel().astype(np.float32)
 
 
 def _rib_path(anatomy: Anatomy, rib: int, side: int, offset: float, slope: float) -> tuple[Float32, Float32]:
-    """Centre line (n, 3) and outward normal (n, 3) of one rib; rib counts from 1, side is -1 right, 1 left."""
+    """Centre line (n, 3) and outward normal (n, 3) of a rib, counted from 1; side is -1 right, 1 left."""
     spacing = (anatomy.lung_height - 8) / 9
     start = (rib - 1) * spacing - 6 + offset
     drop = slope * float(np.interp(rib, [1, 2, 4, 7, 11], [0.42, 0.62, 0.92, 1.08, 1.02]))
@@ -58,10 +60,12 @@ def _rib_path(anatomy: Anatomy, rib: int, side: int, offset: float, slope: float
     reach = anatomy.lateral(np.maximum(z, 3.0)) + 3.0
     deep = anatomy.depth(np.maximum(z, 6.0)) + 3.0
     x = side * (reach * np.abs(np.sin(phi)) ** 0.8 + 12 * np.exp(-phi * 4))
-    y = deep * np.sign(np.cos(phi)) * np.abs(np.cos(phi)) ** 0.8
+    y = np.asarray(deep * np.sign(np.cos(phi)) * np.abs(np.cos(phi)) ** 0.8, np.float32)
     path = np.stack([x + anatomy.shift(y), y, z], axis=1)
     normal = np.stack([side * np.sin(phi), np.cos(phi), np.zeros_like(phi)], axis=1)
-    return path.astype(np.float32), (normal / np.linalg.norm(normal, axis=1, keepdims=True)).astype(np.float32)
+    return path.astype(np.float32), (normal / np.linalg.norm(normal, axis=1, keepdims=True)).astype(
+        np.float32
+    )
 
 
 def ribs(anatomy: Anatomy, frame: Frame, rng: np.random.Generator) -> Float32:
@@ -70,7 +74,9 @@ def ribs(anatomy: Anatomy, frame: Frame, rng: np.random.Generator) -> Float32:
     for rib in range(1, _NUM_RIBS + 1):
         offset, slope = rng.normal(0, 1.2), anatomy.rib_slope * rng.normal(1, 0.03)
         for side in (-1, 1):
-            path, normal = _rib_path(anatomy, rib, side, offset + rng.normal(0, 0.8), slope * rng.normal(1, 0.02))
+            path, normal = _rib_path(
+                anatomy, rib, side, offset + rng.normal(0, 0.8), slope * rng.normal(1, 0.02)
+            )
             tall = anatomy.rib_height * (0.8 if rib < 3 else 1.0)
             height = tall * (1 + 0.12 * np.sin(np.linspace(0, 5, path.shape[0]) + rng.random() * 6))
             clouds.append(_tube(path, normal, height.astype(np.float32), 6.5, rng))
@@ -102,7 +108,7 @@ def _polygon(frame: Frame, x: Float32, z: Float32) -> Float32:
     points = np.round(np.stack([column, row], axis=1) * 16).astype(np.int32)
     picture = np.zeros((frame.rows, frame.columns), np.uint8)
     cv2.fillPoly(picture, [points], 255, lineType=cv2.LINE_AA, shift=4)
-    return picture.astype(np.float32) / 255
+    return np.asarray(picture / np.float32(255), np.float32)
 
 
 def _smooth_closed(points: list[tuple[float, float]], num: int = 160) -> tuple[Float32, Float32]:
@@ -127,14 +133,31 @@ def scapulae(anatomy: Anatomy, frame: Frame, rng: np.random.Generator) -> Float3
     clear = rng.normal(6, 12)
     for side in (-1, 1):
         edge = anatomy.half_width * 0.93 + clear + rng.normal(0, 3)
-        corners = [(edge - 8, 14), (edge + 42, 4), (edge + 62, 40), (edge + 38, 78), (edge + 16, 148), (edge + 2, 150), (edge - 4, 90)]
+        corners = [
+            (edge - 8, 14),
+            (edge + 42, 4),
+            (edge + 62, 40),
+            (edge + 38, 78),
+            (edge + 16, 148),
+            (edge + 2, 150),
+            (edge - 4, 90),
+        ]
         x, z = _smooth_closed([(side * a, b + rng.normal(0, 3)) for a, b in corners])
         plate = _polygon(frame, x, z)
         rim = np.clip(plate - cv2.erode(plate, np.ones((3, 3), np.uint8), iterations=2), 0, 1)
         total += 1.3 * plate + 1.6 * cv2.GaussianBlur(rim, (0, 0), 1.2)
-        spine_x, spine_z = _smooth_closed([(side * (edge + 2), 52), (side * (edge + 60), 14), (side * (edge + 66), 20), (side * (edge + 6), 60)])
+        spine_x, spine_z = _smooth_closed(
+            [
+                (side * (edge + 2), 52),
+                (side * (edge + 60), 14),
+                (side * (edge + 66), 20),
+                (side * (edge + 6), 60),
+            ]
+        )
         total += 2.0 * _polygon(frame, spine_x, spine_z)
-        head_x, head_z = _smooth_closed([(side * (edge + 58 + 24 * np.cos(a)), 42 + 25 * np.sin(a)) for a in np.arange(0, 6.2, 0.5)])
+        head_x, head_z = _smooth_closed(
+            [(side * (edge + 58 + 24 * np.cos(a)), 42 + 25 * np.sin(a)) for a in np.arange(0, 6.2, 0.5)]
+        )
         total += 4.0 * _polygon(frame, head_x, head_z)
     return cv2.GaussianBlur(total, (0, 0), 1.0) * np.float32(anatomy.bone_density)
 
@@ -153,4 +176,4 @@ def spine(anatomy: Anatomy, x: Float32, z: Float32, rng: np.random.Generator) ->
     pedicle = np.exp(-(((across - 0.72 * half) / 3.2) ** 2) - ((within - 0.12) / 0.12) ** 2)
     process = np.exp(-((across / 2.4) ** 2)) * np.exp(-(((phase + 0.35) % 1 - 0.5) ** 2) / 0.03)
     bone = body * (1.0 + 3.0 * disc) + 1.2 * edge + 2.4 * pedicle + 2.6 * process
-    return (bone * anatomy.bone_density).astype(np.float32)
+    return np.asarray(bone * anatomy.bone_density, np.float32)

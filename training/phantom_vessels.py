@@ -33,7 +33,9 @@ def _roots(anatomy: Anatomy, side: int, rng: np.random.Generator) -> tuple[Float
         axis=1,
     )
     tilt = rng.uniform(-0.9, 0.9, n)
-    heading = np.stack([side * np.cos(angles) * np.cos(tilt), np.sin(tilt), np.sin(angles) * np.cos(tilt)], axis=1)
+    heading = np.stack(
+        [side * np.cos(angles) * np.cos(tilt), np.sin(tilt), np.sin(angles) * np.cos(tilt)], axis=1
+    )
     radius = anatomy.vessel_calibre * (2.1 + 0.8 * np.sin(angles)) * rng.uniform(0.7, 1.25, n)
     return start.astype(np.float32), heading.astype(np.float32), radius.astype(np.float32)
 
@@ -42,10 +44,13 @@ def _stays_inside(anatomy: Anatomy, points: Float32) -> npt.NDArray[np.bool_]:
     x, y, z = points.T
     reach = anatomy.cavity_chord(x, z)
     dome_z = np.where(x < 0, anatomy.lung_height, anatomy.lung_height + anatomy.dome_drop)
-    return (np.abs(y) < 0.93 * reach) & (np.abs(x) < anatomy.lateral(z) - 4) & (z > 5) & (z < dome_z + 30)
+    inside = (np.abs(y) < 0.93 * reach) & (np.abs(x) < anatomy.lateral(z) - 4) & (z > 5) & (z < dome_z + 30)
+    return np.asarray(inside, np.bool_)
 
 
-def _grow(anatomy: Anatomy, side: int, rng: np.random.Generator) -> list[tuple[Float32, Float32, Float32, Float32]]:
+def _grow(
+    anatomy: Anatomy, side: int, rng: np.random.Generator
+) -> list[tuple[Float32, Float32, Float32, Float32]]:
     """Branches as (start, end, bend, radius), one entry a generation."""
     start, heading, radius = _roots(anatomy, side, rng)
     branches = []
@@ -67,7 +72,9 @@ def _grow(anatomy: Anatomy, side: int, rng: np.random.Generator) -> list[tuple[F
         turn /= np.linalg.norm(turn, axis=1, keepdims=True)
         heading = (parent * np.cos(spread) + turn * np.sin(spread)).astype(np.float32)
         share = rng.uniform(0.62, 0.86, 2 * n)
-        radius = (np.repeat(radius, 2) * np.where(major == 0, np.maximum(share, 0.8), share)).astype(np.float32)
+        radius = (np.repeat(radius, 2) * np.where(major == 0, np.maximum(share, 0.8), share)).astype(
+            np.float32
+        )
         start = np.repeat(end, 2, axis=0)
         thick = radius > 0.16
         start, heading, radius = start[thick], heading[thick], radius[thick]

@@ -1,9 +1,9 @@
-"""Can a simple classifier tell the class from what must not carry it? Nuisances, or the picture outside the lungs.
+"""Can a simple classifier tell the class from what must not carry it: nuisances, or the film round the lungs?
 
-Each probe is a ridge-penalised logistic regression with cross-validation grouped by subject; it is scored by AUC
-with an interval by the normal approximation of Hanley and McNeil (1982). A probe whose interval holds 0.5 found
+Each probe is a ridge-penalised logistic regression, cross-validated by subject and scored by AUC with an
+interval by the normal approximation of Hanley and McNeil (1982). A probe whose interval holds 0.5 found
 nothing. A reader would question so plain a classifier: a network could find more, but what a linear look at
-24 x 24 pixels finds is what a real network would use first.
+24 x 24 pixels finds is what a network would use first.
 """
 
 from __future__ import annotations
@@ -116,7 +116,9 @@ def _outside_lungs(cohort: Path, film: dict[str, str]) -> Float64:
         raise ConfigError(f"film {film['film_id']}: its canvas or lungs are missing or unreadable")
     hidden = cv2.dilate((lungs > 0).astype(np.uint8), np.ones((3, 3), np.uint8), iterations=_MARGIN_PX)
     seen = (1 - hidden).astype(np.float32)
-    small = cv2.resize(grey, (lungs.shape[1], lungs.shape[0]), interpolation=cv2.INTER_AREA).astype(np.float32)
+    small = cv2.resize(grey, (lungs.shape[1], lungs.shape[0]), interpolation=cv2.INTER_AREA).astype(
+        np.float32
+    )
     weight = cv2.resize(seen, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
     value = cv2.resize(small * seen, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
     mean = float((small * seen).sum() / max(float(seen.sum()), 1.0))
@@ -133,7 +135,7 @@ def _features(cohort: Path, films: pl.DataFrame, probe: str) -> Float64:
 def run_probes(cohort: Path) -> tuple[ProbeResult, ...]:
     """Run every probe on a cohort's frontal films, over all sources and within each.
 
-    Cardiomegaly is left out of the picture probe: the heart lies outside the lungs, and that class is its shape.
+    Large hearts are left out of the picture probe: they lie outside the lungs, and belong to one class.
 
     Args:
         cohort: cohort folder.
@@ -148,12 +150,16 @@ def run_probes(cohort: Path) -> tuple[ProbeResult, ...]:
         features = _features(cohort, films, probe)
         sources = sorted(films["source"].unique().to_list())
         for source in ["all", *sources] if len(sources) > 1 else ["all"]:
-            chosen = np.ones(films.height, bool) if source == "all" else (films["source"] == source).to_numpy()
+            chosen = (
+                np.ones(films.height, bool) if source == "all" else (films["source"] == source).to_numpy()
+            )
             subjects = films["subject_id"].filter(pl.Series(chosen)).to_list()
             for target in ("pneumoconiosis", "tb"):
                 labels = (films[target] == 1).to_numpy()[chosen]
                 if min(int(labels.sum()), int((~labels).sum())) < 2 * _FOLDS:
-                    raise ConfigError(f"{source}: fewer than {2 * _FOLDS} films with or without {target}; build a larger cohort")
+                    raise ConfigError(
+                        f"{source}: too few films with or without {target}; build a larger cohort"
+                    )
                 auc, low, high = cross_validated(features[chosen], labels, subjects)
                 results.append(ProbeResult(probe, target, source, labels.size, auc, low, high))
     return tuple(results)

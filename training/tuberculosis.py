@@ -1,9 +1,9 @@
 """Tuberculosis and other lung disease as millimetres of extra soft tissue on a film's grid.
 
-Tuberculosis is asymmetric and apical: patchy infiltrates with unequal satellite nodules, thick-walled cavities,
-strands towards the hilum, effusion, calcified foci, or miliary seeding. Confounders (mass, basal consolidation,
-granuloma, effusion) keep a classifier from calling every shadow tuberculosis. Volume loss is drawn only as
-strands and density: the lung's outline is not moved.
+Tuberculosis is asymmetric and apical: patchy infiltrates with unequal satellite nodules, thick-walled
+cavities, strands towards the hilum, effusion, calcified foci, or miliary seeding. Confounders (mass, basal
+consolidation, granuloma, effusion) keep a classifier from calling every shadow tuberculosis. Volume loss is
+drawn only as strands and density: a reader would miss the lung's outline moving.
 """
 
 from __future__ import annotations
@@ -13,7 +13,15 @@ import numpy as np
 import numpy.typing as npt
 
 from training.findings import Confounder, FindingPlan, TbPattern
-from training.opacities import Drawing, Field, Opacity, draw_rounded, draw_strands, irregular_body, smooth_noise
+from training.large_opacities import irregular_body
+from training.opacities import (
+    Drawing,
+    Field,
+    Opacity,
+    draw_rounded,
+    draw_strands,
+    smooth_noise,
+)
 
 Float32 = npt.NDArray[np.float32]
 
@@ -21,7 +29,9 @@ _CALCIUM = 2.8
 """Attenuation of a calcified focus relative to soft tissue."""
 
 
-def _spot(field: Field, zone: int, rng: np.random.Generator, *, margin_mm: float = 8.0) -> tuple[float, float] | None:
+def _spot(
+    field: Field, zone: int, rng: np.random.Generator, *, margin_mm: float = 8.0
+) -> tuple[float, float] | None:
     """A random point of a zone (1-6), off the lung's edge where the zone allows it."""
     lung = (field.lungs > 0).astype(np.uint8)
     inner = cv2.erode(lung, np.ones((3, 3), np.uint8), iterations=max(int(margin_mm / field.pixel_mm), 1))
@@ -34,19 +44,24 @@ def _spot(field: Field, zone: int, rng: np.random.Generator, *, margin_mm: float
     return float(rows[chosen]), float(columns[chosen])
 
 
-def _infiltrate(field: Field, spot: tuple[float, float], size_mm: float, depth_mm: float, rng: np.random.Generator) -> Float32:
+def _infiltrate(
+    field: Field, spot: tuple[float, float], size_mm: float, depth_mm: float, rng: np.random.Generator
+) -> Float32:
     """Patchy consolidation with fluffy edges and satellites."""
-    shape = (field.lungs.shape[0], field.lungs.shape[1])
-    envelope = irregular_body(field, spot, size_mm * 1.2, size_mm * rng.uniform(0.6, 0.9), float(rng.uniform(-60, 60)), rng)
-    envelope = cv2.GaussianBlur(envelope, (0, 0), 0.12 * size_mm / field.pixel_mm)
-    patch = smooth_noise(shape, 3.2 / field.pixel_mm, rng) + 0.8 * smooth_noise(shape, 8 / field.pixel_mm, rng)
+    shape = field.shape
+    lean = size_mm * rng.uniform(0.6, 0.9), float(rng.uniform(-60, 60))
+    outline = irregular_body(field, spot, size_mm * 1.2, *lean, rng)
+    envelope = cv2.GaussianBlur(outline, (0, 0), 0.12 * size_mm / field.pixel_mm)
+    patch = smooth_noise(shape, 3.2 / field.pixel_mm, rng) + 0.8 * smooth_noise(
+        shape, 8 / field.pixel_mm, rng
+    )
     patchy = 1 / (1 + np.exp(-1.8 * (patch + 0.2)))
     soft = depth_mm * envelope * (0.30 + 0.9 * patchy)
     count = int(size_mm * rng.uniform(0.5, 1.1))
     points = (np.asarray(spot) + rng.normal(0, 0.6 * size_mm / field.pixel_mm, (count, 2))).astype(np.float32)
     diameter = np.clip(rng.lognormal(np.log(4.0), 0.45, count), 1.5, 11).astype(np.float32)
     peak = (diameter * rng.uniform(0.7, 1.4, count)).astype(np.float32)
-    return (soft + draw_rounded(shape, points, diameter, peak, field.pixel_mm)).astype(np.float32)
+    return np.asarray(soft + draw_rounded(shape, points, diameter, peak, field.pixel_mm), np.float32)
 
 
 def _cavity(field: Field, spot: tuple[float, float], rng: np.random.Generator) -> tuple[Float32, float]:
@@ -65,24 +80,34 @@ def _cavity(field: Field, spot: tuple[float, float], rng: np.random.Generator) -
 
 def _fibrosis(field: Field, spot: tuple[float, float], lung: int, rng: np.random.Generator) -> Float32:
     """Strands between the apex and the hilum, with apical thickening."""
-    shape = (field.lungs.shape[0], field.lungs.shape[1])
+    shape = field.shape
     rows, columns = np.nonzero(field.lungs == lung)
     hilum = np.array([np.percentile(rows, 45), np.percentile(columns, 90 if lung == 1 else 10)])
     count = int(rng.integers(14, 32))
     t = rng.random(count)[:, None]
-    middle = np.asarray(spot) * (1 - 0.7 * t) + hilum * 0.7 * t + rng.normal(0, 13 / field.pixel_mm, (count, 2))
+    middle = (
+        np.asarray(spot) * (1 - 0.7 * t) + hilum * 0.7 * t + rng.normal(0, 13 / field.pixel_mm, (count, 2))
+    )
     width = np.clip(rng.lognormal(np.log(1.5), 0.45, count), 0.8, 4).astype(np.float32)
     length = rng.uniform(12, 42, count).astype(np.float32)
     strands = draw_strands(shape, middle.astype(np.float32), width, length, 1.9, field.pixel_mm, rng)
     haze = irregular_body(field, spot, 44, 30, float(rng.uniform(-40, 40)), rng)
-    return (strands + rng.uniform(2, 6) * cv2.GaussianBlur(haze, (0, 0), 5 / field.pixel_mm)).astype(np.float32)
+    return (strands + rng.uniform(2, 6) * cv2.GaussianBlur(haze, (0, 0), 5 / field.pixel_mm)).astype(
+        np.float32
+    )
 
 
 def _calcification(field: Field, spot: tuple[float, float], rng: np.random.Generator) -> Float32:
     count = int(rng.integers(2, 12))
     points = (np.asarray(spot) + rng.normal(0, 13 / field.pixel_mm, (count, 2))).astype(np.float32)
     diameter = np.clip(rng.lognormal(np.log(2.6), 0.4, count), 1.2, 8).astype(np.float32)
-    return draw_rounded((field.lungs.shape[0], field.lungs.shape[1]), points, diameter, diameter * np.float32(_CALCIUM), field.pixel_mm)
+    return draw_rounded(
+        field.shape,
+        points,
+        diameter,
+        diameter * np.float32(_CALCIUM),
+        field.pixel_mm,
+    )
 
 
 def _effusion(field: Field, lung: int, rng: np.random.Generator) -> Float32:
@@ -90,15 +115,16 @@ def _effusion(field: Field, lung: int, rng: np.random.Generator) -> Float32:
     inside = field.lungs == lung
     rows, columns = np.nonzero(inside)
     if rows.size == 0:
-        return np.zeros(field.lungs.shape, np.float32)
+        return np.zeros(field.shape, np.float32)
     row, column = np.mgrid[0 : inside.shape[0], 0 : inside.shape[1]].astype(np.float32)
     height = rng.uniform(18, 75) / field.pixel_mm
     lateral = np.percentile(columns, 1 if lung == 1 else 99)
     reach = (np.abs(column - lateral) / max(float(np.ptp(columns)), 1.0)).astype(np.float32)
     level = np.percentile(rows, 99.5) - height * (0.45 + 0.9 * np.exp(-reach / 0.16))
-    level = level + 2.0 * smooth_noise((inside.shape[0], inside.shape[1]), 10 / field.pixel_mm, rng)
+    level = level + 2.0 * smooth_noise(field.shape, 10 / field.pixel_mm, rng)
     depth = np.clip((row - level) / (26 / field.pixel_mm), 0, 1)
-    return (depth**0.8 * (0.55 * field.thickness + 14) * cv2.GaussianBlur(inside.astype(np.float32), (0, 0), 1.0)).astype(np.float32)
+    edge = cv2.GaussianBlur(inside.astype(np.float32), (0, 0), 1.0)
+    return np.asarray(depth**0.8 * (0.55 * field.thickness + 14) * edge, np.float32)
 
 
 def _miliary(field: Field, rng: np.random.Generator) -> Float32:
@@ -106,9 +132,17 @@ def _miliary(field: Field, rng: np.random.Generator) -> Float32:
     area_cm2 = rows.size * field.pixel_mm**2 / 100
     count = min(int(rng.poisson(rng.uniform(4, 8) * area_cm2)), rows.size)
     chosen = rng.choice(rows.size, count, replace=False)
-    points = np.stack([rows[chosen], columns[chosen]], axis=1).astype(np.float32) + rng.random((count, 2), dtype=np.float32)
+    points = np.stack([rows[chosen], columns[chosen]], axis=1).astype(np.float32) + rng.random(
+        (count, 2), dtype=np.float32
+    )
     diameter = np.clip(rng.lognormal(np.log(1.6), 0.18, count), 1.0, 2.5).astype(np.float32)
-    return draw_rounded((field.lungs.shape[0], field.lungs.shape[1]), points, diameter, diameter * np.float32(1.1), field.pixel_mm)
+    return draw_rounded(
+        field.shape,
+        points,
+        diameter,
+        diameter * np.float32(1.1),
+        field.pixel_mm,
+    )
 
 
 def tuberculosis(plan: FindingPlan, field: Field, rng: np.random.Generator) -> Drawing:
@@ -117,7 +151,7 @@ def tuberculosis(plan: FindingPlan, field: Field, rng: np.random.Generator) -> D
     Returns:
         Added thickness and one entry for each focus.
     """
-    total = np.zeros(field.lungs.shape, np.float32)
+    total = np.zeros(field.shape, np.float32)
     drawn: list[Opacity] = []
     if not plan.tb:
         return Drawing(total, ())
@@ -138,9 +172,15 @@ def tuberculosis(plan: FindingPlan, field: Field, rng: np.random.Generator) -> D
 
 
 def _pattern(
-    pattern: TbPattern, field: Field, spot: tuple[float, float], lung: int, rng: np.random.Generator, *, first: bool
+    pattern: TbPattern,
+    field: Field,
+    spot: tuple[float, float],
+    lung: int,
+    rng: np.random.Generator,
+    *,
+    first: bool,
 ) -> tuple[Float32, float]:
-    nothing = np.zeros(field.lungs.shape, np.float32)
+    nothing = np.zeros(field.shape, np.float32)
     if pattern is TbPattern.INFILTRATE:
         size = float(rng.uniform(22, 60))
         return _infiltrate(field, spot, size, float(rng.uniform(13, 34)), rng), size
@@ -162,36 +202,44 @@ def _keep_inside(soft: Float32, field: Field) -> Float32:
 
 def confounder(plan: FindingPlan, field: Field, rng: np.random.Generator) -> Drawing:
     """Draw disease that is neither pneumoconiosis nor tuberculosis (cardiomegaly is the anatomy's own)."""
-    total = np.zeros(field.lungs.shape, np.float32)
     kind = plan.confounder
     zone = int(rng.choice([1, 2, 3, 4, 5, 6], p=[0.14, 0.18, 0.18, 0.14, 0.18, 0.18]))
-    size = 0.0
     if kind is Confounder.CONSOLIDATION:
         zone = int(rng.choice([3, 6, 2, 5], p=[0.36, 0.34, 0.15, 0.15]))
     spot = _spot(field, zone, rng)
     if spot is None or kind in (Confounder.NONE, Confounder.CARDIOMEGALY):
-        return Drawing(total, ())
-    if kind is Confounder.MASS:
-        size = float(rng.uniform(14, 52))
-        body = irregular_body(field, spot, size, size * rng.uniform(0.75, 1.0), float(rng.uniform(-90, 90)), rng)
-        total = rng.uniform(0.5, 0.75) * size * body**1.2
-    elif kind is Confounder.GRANULOMA:
-        size = float(rng.uniform(3, 8))
-        point = np.array([spot], np.float32)
-        total = draw_rounded((total.shape[0], total.shape[1]), point, np.array([size], np.float32), np.array([size * _CALCIUM], np.float32), field.pixel_mm)
-    elif kind is Confounder.EFFUSION:
-        total = _effusion(field, int(rng.integers(1, 3)), rng)
+        return Drawing(np.zeros(field.shape, np.float32), ())
+    if kind is Confounder.EFFUSION:
+        soft, size = _effusion(field, int(rng.integers(1, 3)), rng), 0.0
     else:
-        size = float(rng.uniform(35, 85))
-        body = irregular_body(field, spot, size, size * rng.uniform(0.6, 0.9), float(rng.uniform(-90, 90)), rng)
-        body = cv2.GaussianBlur(body, (0, 0), 5 / field.pixel_mm)
-        mottle = 1 + 0.22 * smooth_noise((total.shape[0], total.shape[1]), 4 / field.pixel_mm, rng)
-        total = rng.uniform(14, 34) * body * mottle
-    return Drawing(_keep_inside(np.asarray(total, np.float32), field), (Opacity(f"other_{kind}", spot[0], spot[1], size, float(total.max()), zone - 1),))
+        soft, size = _focus(kind, field, spot, rng)
+    focus = Opacity(f"other_{kind}", spot[0], spot[1], size, float(soft.max()), zone - 1)
+    return Drawing(_keep_inside(soft, field), (focus,))
+
+
+def _focus(
+    kind: Confounder, field: Field, spot: tuple[float, float], rng: np.random.Generator
+) -> tuple[Float32, float]:
+    """A mass, granuloma or consolidation and its size in mm."""
+    if kind is Confounder.GRANULOMA:
+        size = float(rng.uniform(3, 8))
+        point, diameter = np.array([spot], np.float32), np.array([size], np.float32)
+        return draw_rounded(
+            field.shape, point, diameter, diameter * np.float32(_CALCIUM), field.pixel_mm
+        ), size
+    is_mass = kind is Confounder.MASS
+    size = float(rng.uniform(14, 52) if is_mass else rng.uniform(35, 85))
+    short = size * (rng.uniform(0.75, 1.0) if is_mass else rng.uniform(0.6, 0.9))
+    body = irregular_body(field, spot, size, short, float(rng.uniform(-90, 90)), rng)
+    if is_mass:
+        return np.asarray(rng.uniform(0.5, 0.75) * size * body**1.2, np.float32), size
+    soft_edged = cv2.GaussianBlur(body, (0, 0), 5 / field.pixel_mm)
+    mottle = 1 + 0.22 * smooth_noise(field.shape, 4 / field.pixel_mm, rng)
+    return np.asarray(rng.uniform(14, 34) * soft_edged * mottle, np.float32), size
 
 
 def merge(*drawings: Drawing) -> Drawing:
     """Sum of drawings of one film."""
-    total = np.sum([drawing.soft_mm for drawing in drawings], axis=0, dtype=np.float32)
+    total = np.asarray(sum(drawing.soft_mm for drawing in drawings), np.float32)
     opacities = tuple(opacity for drawing in drawings for opacity in drawing.opacities)
     return Drawing(total, opacities, tuple(size for drawing in drawings for size in drawing.large_mm))
