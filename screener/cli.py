@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bench.commands import app as bench_app
 from calibration.errors import CalibrationError
 from engines.errors import BundleError, EngineError
 from screener import INTENDED_USE, __version__
@@ -37,6 +38,7 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(bench_app, name="bench")
 
 Archive = Annotated[Path, typer.Argument(help="Folder of DICOM files.", show_default=False)]
 Folder = Annotated[Path, typer.Argument(help="Campaign folder.", show_default=False)]

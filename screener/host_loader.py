@@ -14,6 +14,7 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,20 @@ NUM_FRAMES = 4
 """One being filled, one complete, two with the engines."""
 SLOT_BYTES = CANVAS_SIDE * CANVAS_SIDE * 4
 POLL_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Occupancy:
+    """Where the canvases are at one moment, which says who waits for whom."""
+
+    free: int
+    """To be drawn: many of them while the engines have none means that decoding is the slower side."""
+    decoding: int
+    """With the workers, waiting in a worker's queue included."""
+    drawn: int
+    """Finished, in a batch that is not full yet."""
+    with_engines: int
+    """In batches on their way to the engines or in them."""
 
 
 class _Frames:
@@ -64,6 +79,16 @@ class _Frames:
     def take(self) -> int | None:
         """A free slot of the oldest frame, or None."""
         return heapq.heappop(self._free)[1] if self._free else None
+
+    @property
+    def num_free(self) -> int:
+        """Slots that no file has been given."""
+        return len(self._free)
+
+    @property
+    def num_drawn(self) -> int:
+        """Slots with a canvas whose frame is not full."""
+        return len(self._sources)
 
     def give_back(self, slot: int) -> None:
         """The file for this slot was rejected."""
@@ -109,6 +134,7 @@ class HostLoader:
         worker_main: WorkerMain | None = None,
     ) -> None:
         self._frames = _Frames(settings.batch_size)
+        self._num_slots = NUM_FRAMES * settings.batch_size
         self._lock = threading.Lock()
         self._frame_of: dict[int, int] = {}
         self._stop = stop
@@ -160,6 +186,14 @@ class HostLoader:
         """The engines are done with this batch: its frame may be drawn over."""
         with self._lock:
             self._frames.release(self._frame_of.pop(id(batch)))
+
+    @property
+    def occupancy(self) -> Occupancy:
+        """Where the canvases are now; for whoever watches from another thread."""
+        with self._lock:
+            free, drawn = self._frames.num_free, self._frames.num_drawn
+        decoding = self._pool.num_waiting
+        return Occupancy(free, decoding, drawn, max(0, self._num_slots - free - drawn - decoding))
 
     def _load(self, entries: Iterator[ArchiveEntry]) -> None:
         try:
