@@ -20,7 +20,7 @@ from pathlib import Path
 from engines.errors import EngineError
 from engines.user_cache import is_private_folder, user_cache_folder
 
-MAX_PLANS = 32
+MAX_PLANS = 16
 """The least recently written plans beyond this number are removed."""
 
 

@@ -15,7 +15,7 @@ from engines.cuda_runtime import CudaRuntime
 from engines.devices import Gpu
 from engines.errors import EngineError
 from engines.plan_cache import PlanCache, PlanKey, PlanRecord
-from engines.precision import to_precision
+from engines.precision import fold_constant_casts, load, to_precision
 from engines.tensorrt import TensorRtEngine
 from engines.tensorrt_build import BatchProfile, OnProgress, build_plan
 
@@ -56,7 +56,9 @@ def typed_graph(bundle: Bundle, graph_name: str, precision: str) -> TypedGraph:
     if precision not in PRECISIONS:
         raise EngineError(f"TensorRT engines have no precision {precision}; use {', '.join(PRECISIONS)}")
     model = bundle.read_graph(graph_name, int8=precision == "int8")
-    if precision != "fp32":
+    if precision == "fp32":
+        model = bytes(fold_constant_casts(load(model)).SerializeToString())
+    else:
         model = to_precision(model, "fp16" if precision == "int8" else precision)
     return TypedGraph(graph_name, precision, model)
 
