@@ -8,17 +8,16 @@ speak of single persons; `public` leaves them out.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 
 from screener.epidemiology.agreement import CONSENSUS, Agreement, AgreementSettings, compare
 from screener.epidemiology.campaign_tables import CampaignTables, acquisition_months, read_campaign
-from screener.epidemiology.flow import Flow, flow
+from screener.epidemiology.flow import flow
 from screener.epidemiology.misclassification import (
     ACCURACY_FILE,
-    TestAccuracy,
     accuracy_of_readings,
     read_accuracy,
     write_accuracy,
@@ -47,27 +46,10 @@ from screener.epidemiology.worklist import worklist
 from screener.errors import ConfigError, ReportError
 from screener.pseudonyms import Pseudonyms, load_key
 from screener.records import Identity
+from screener.report_content import ReportContent
 from screener.report_settings import ReportSettings
 from screener.schema import polars_schema
 from screener.settings import default_key_file
-
-
-@dataclass(frozen=True, slots=True)
-class ReportContent:
-    """Everything that a report says; the page and the files are made from this alone."""
-
-    settings: ReportSettings
-    campaign: CampaignTables
-    flow: Flow
-    tables: dict[str, pl.DataFrame]
-    """By the names of `tables.REPORT_TABLES`."""
-    progression: Progression
-    dimensions: tuple[Dimension, ...]
-    thresholds: dict[str, float]
-    roster_match: RosterMatch | None
-    accuracy: dict[Outcome, TestAccuracy] = field(default_factory=dict)
-    warnings: dict[str, int] = field(default_factory=dict)
-    """Counted: what could not be used, by code."""
 
 
 @dataclass(frozen=True, slots=True)

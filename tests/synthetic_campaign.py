@@ -9,7 +9,8 @@ import tempfile
 from pathlib import Path
 
 from bench.synthetic_campaign import SyntheticCampaign, write_campaign
-from screener.report import ReportContent, analyse, build_report
+from screener.report import analyse, build_report
+from screener.report_content import ReportContent
 from screener.report_settings import ReportSettings
 
 ACCURACY = """{

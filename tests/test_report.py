@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -44,7 +45,7 @@ def test_csv_holds_the_same_rows() -> None:
 
 
 def test_no_identifier_is_anywhere_in_the_report() -> None:
-    patients = shared_campaign().persons["patient_id"].to_list()
+    patients = set(shared_campaign().persons["patient_id"])
     for path in shared_report().rglob("*"):
         if path.suffix in (".csv", ".html"):
             text = path.read_text(encoding="utf-8")
@@ -52,7 +53,7 @@ def test_no_identifier_is_anywhere_in_the_report() -> None:
             text = pl.read_parquet(path).select(pl.col(pl.String)).write_csv()
         else:
             continue
-        assert not [patient for patient in patients if patient in text], path.name
+        assert not patients & set(re.findall(r"W\d{7}", text)), path.name
         assert str(shared_campaign().folder) not in text, path.name
 
 

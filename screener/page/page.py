@@ -12,7 +12,7 @@ import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jinja2
 import polars as pl
@@ -27,9 +27,7 @@ from screener.page.charts import MAX_STRATA, chart_specs
 from screener.page.referred import COLUMNS, ReferredStudies, referred_studies
 from screener.page.translations import CODES, PAGE, asset, label
 from screener.records import Referral
-
-if TYPE_CHECKING:
-    from screener.report import ReportContent
+from screener.report_content import ReportContent
 
 
 @dataclass(frozen=True, slots=True)
