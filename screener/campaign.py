@@ -202,8 +202,8 @@ class PendingEntries(Iterator[ArchiveEntry]):
             wanted = is_known & np.isin(known.reason[position], self._retry)
         else:
             sizes = np.array([entry.size_bytes for entry in chunk], np.int64)
-            times = np.array([entry.mtime_ns for entry in chunk], np.int64)
-            same = (known.size_bytes[position] == sizes) & (known.mtime_ns[position] == times)
+            times = self._campaign.pseudonyms.mtime_keys(entry.mtime_ns for entry in chunk)
+            same = (known.size_bytes[position] == sizes) & (known.mtime_key[position] == times)
             wanted = ~(is_known & same)
         answer: list[bool] = wanted.tolist()
         return answer

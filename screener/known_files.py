@@ -1,7 +1,7 @@
 """The files a campaign already has rows for, held as sorted arrays: 37 bytes a file.
 
-A file is the same when its pseudonym, size and modification time are. A Python dict would take ten times
-the memory and seconds to fill; here a chunk of the archive walk is looked up with one binary search.
+A file is the same when its pseudonym, size and (keyed) modification time are. A Python dict would take ten
+times the memory and seconds to fill; here a chunk of the archive walk is looked up with one binary search.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import polars as pl
 
 from screener.errors import REASON_STATUS, Reason, Status
 
-COLUMNS = ("file_id", "size_bytes", "mtime_ns", "reason")
+COLUMNS = ("file_id", "size_bytes", "mtime_key", "reason")
 """Columns of the images table that make the index."""
 
 _REASONS = tuple(Reason)
@@ -47,7 +47,7 @@ class KnownFiles:
     """(N,) second half of the file_id."""
     size_bytes: Int64
     """(N,)"""
-    mtime_ns: Int64
+    mtime_key: Int64
     """(N,)"""
     part: npt.NDArray[np.uint32]
     """(N,) number of the part that holds the row."""
@@ -76,7 +76,7 @@ class KnownFiles:
             high=high,
             low=low,
             size_bytes=images["size_bytes"].cast(pl.Int64).to_numpy(),
-            mtime_ns=images["mtime_ns"].cast(pl.Int64).to_numpy(),
+            mtime_key=images["mtime_key"].cast(pl.Int64).to_numpy(),
             part=np.full(len(images), part, np.uint32),
             reason=codes.to_numpy(),
         )

@@ -18,6 +18,9 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from screener.errors import ConfigError
 from screener.records import Identity
 
@@ -66,7 +69,7 @@ class Pseudonyms:
             raise ConfigError(f"pseudonym key: expected {KEY_BYTES} bytes, found {len(key)}")
         self._kinds = {
             kind: _Keyed(hmac.digest(key, f"screener/{kind}".encode(), "sha256"))
-            for kind in ("file", "image", "study", "subject", "archive", "date-shift")
+            for kind in ("file", "image", "study", "subject", "archive", "date-shift", "mtime")
         }
         self.key_id = hmac.digest(key, b"screener/key-id", "sha256")[:8].hex()
         """Public name of the key, 16 hex digits; says nothing about the key itself."""
@@ -81,6 +84,16 @@ class Pseudonyms:
         return b"".join(
             digest(path.encode("utf-8", "surrogateescape"))[:PSEUDONYM_BYTES] for path in relative_paths
         )
+
+    def mtime_keys(self, mtimes_ns: Iterable[int]) -> npt.NDArray[np.int64]:
+        """(N,) keyed digests of modification times: they say whether a file changed, and not when.
+
+        The time itself would often be the day of the study, which `shifted_date` hides; and file systems
+        hold times that no 64-bit count of nanoseconds can.
+        """
+        digest = self._kinds["mtime"].digest
+        keys = b"".join(digest(str(mtime_ns).encode())[:8] for mtime_ns in mtimes_ns)
+        return np.frombuffer(keys, ">i8").astype(np.int64)
 
     def of_image(self, identity: Identity, file_id: str) -> ImagePseudonyms:
         """Pseudonyms of a DICOM file.

@@ -102,7 +102,7 @@ def _file_rows(
     image: dict[str, Value] = {
         "file_id": file_id,
         "size_bytes": entry.size_bytes,
-        "mtime_ns": entry.mtime_ns,
+        "mtime_key": int(pseudonyms.mtime_keys([entry.mtime_ns])[0]),
     }
     link: dict[str, Value] = {"file_id": file_id, **_path_columns(entry.relative_path)}
     if is_dicom:

@@ -97,7 +97,9 @@ IMAGES: tuple[Column, ...] = (
     _column("file_id", pl.String, "hex", "Pseudonym of the file's path below the archive root."),
     *_IDS,
     _column("size_bytes", pl.Int64, "bytes", "Size of the file when it was screened."),
-    _column("mtime_ns", pl.Int64, "ns", "Modification time of the file when it was screened (Unix epoch)."),
+    _column(
+        "mtime_key", pl.Int64, "", "Keyed digest of the file's modification time: says whether, not when."
+    ),
     _column("source_sha256", pl.String, "hex", "SHA-256 of the file; null when it was not read whole."),
     _column(
         "pixel_sha256",
@@ -121,7 +123,7 @@ IMAGES: tuple[Column, ...] = (
     _column("manufacturer", pl.String, "", "Manufacturer tag."),
     _column("rows", pl.Int32, "pixels", "Rows tag."),
     _column("cols", pl.Int32, "pixels", "Columns tag."),
-    _column("bits_stored", pl.Int8, "bits", "Bits Stored tag."),
+    _column("bits_stored", pl.Int32, "bits", "Bits Stored tag."),
     _column("spacing_mm", pl.Float32, "mm", "Pixel spacing at the detector (mean of row and column)."),
     _column("spacing_source", pl.String, "code", "imager, pixel or nominal: the tag that gave the spacing."),
     _column("decode_route", pl.String, "code", "Codec and reduction used, for example jpeg2000/4."),

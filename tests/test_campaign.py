@@ -57,6 +57,14 @@ def test_new_and_changed_files_are_taken_up_in_order(tmp_path: Path) -> None:
         assert pending.num_skipped == 2
 
 
+def test_time_beyond_64_bits_is_looked_up_like_any_other(tmp_path: Path) -> None:
+    far = dataclasses.replace(entry(1), mtime_ns=13_569_465_600 * 10**9)
+    with open_campaign(tmp_path) as campaign, campaign.writer() as report:
+        report.add(rejected(0))
+    with open_campaign(tmp_path) as campaign:
+        assert list(campaign.pending([entry(0), far])) == [far]
+
+
 def test_changed_file_replaces_its_row(tmp_path: Path) -> None:
     list(run_and_retry(tmp_path, NUM_FILES))
     with open_campaign(tmp_path) as campaign:
@@ -272,7 +280,7 @@ def known_files(ids: list[bytes], part: int = 1) -> KnownFiles:
     rows = {
         "file_id": sorted(digest.hex() for digest in ids),
         "size_bytes": [1] * len(ids),
-        "mtime_ns": [2] * len(ids),
+        "mtime_key": [2] * len(ids),
         "reason": [None] * len(ids),
     }
     types = schema.polars_schema(schema.IMAGES)
@@ -289,7 +297,7 @@ def test_hundred_thousand_known_files_are_recognised_at_once(tmp_path: Path) -> 
         rows = {
             "file_id": [PSEUDONYMS.file_id(each.relative_path) for each in entries],
             "size_bytes": [each.size_bytes for each in entries],
-            "mtime_ns": [each.mtime_ns for each in entries],
+            "mtime_key": PSEUDONYMS.mtime_keys(each.mtime_ns for each in entries),
         }
         images = pl.DataFrame(rows, schema_overrides={name: types[name] for name in rows}).sort("file_id")
         absent = {name: pl.lit(None, dtype) for name, dtype in types.items() if name not in rows}

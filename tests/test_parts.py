@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 from collections import Counter
+from dataclasses import replace
 from datetime import date
 from itertools import count
 from pathlib import Path
@@ -26,6 +27,7 @@ from tests.campaigns import (
     PSEUDONYMS,
     entry,
     identity,
+    instance,
     open_campaign,
     rejected,
     run_and_retry,
@@ -131,6 +133,22 @@ def test_private_folder_is_private(tmp_path: Path) -> None:
     assert private.stat().st_mode & 0o777 == 0o700
     assert {path.stat().st_mode & 0o777 for path in private.iterdir() if path.is_file()} == {0o600}
     assert not list((private / "parts").iterdir())
+
+
+def test_rows_hold_whatever_a_file_system_or_a_header_says() -> None:
+    """File systems hold times beyond 64 bits of nanoseconds; Bits Stored may say anything up to 65535."""
+    far = ArchiveEntry("far", 1, 13_569_465_600 * 10**9)
+    odd = replace(instance(), bits_allocated=65535, bits_stored=65535)
+    images = images_frame(rows_of(Rejection(far, Reason.UNSUPPORTED_PIXEL_FORMAT, instance=odd)))
+    assert images["bits_stored"].to_list() == [65535]
+    assert images["mtime_key"].to_list() == PSEUDONYMS.mtime_keys([far.mtime_ns]).tolist()
+
+
+def test_no_table_tells_when_a_file_was_made() -> None:
+    """Often the day of the study, which the moved study date hides."""
+    row = rows_of(screened(0))[0]
+    assert entry(0).mtime_ns not in row.image.values()
+    assert entry(0).mtime_ns not in row.link.values()
 
 
 def test_part_is_sealed_by_age(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
