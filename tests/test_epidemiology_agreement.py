@@ -95,12 +95,23 @@ def test_unusable_readings_are_counted_each_for_its_reason(tmp_path: Path) -> No
     assert found.num_rows == found.table.height + sum(found.warnings.values())
 
 
-@pytest.mark.parametrize("header", ["study_pid,gbz_stage", "reader,gbz_stage", "study_pid,reader,colour"])
+@pytest.mark.parametrize("header", ["reader,gbz_stage", "study_pid,reader,colour"])
 def test_readings_without_key_or_finding_are_refused(tmp_path: Path, header: str) -> None:
     with pytest.raises(ConfigError, match="needs study_pid, reader and at least one of"):
         read_readings(
             readings_file(tmp_path, f"{header}\n" + "x," * header.count(",") + "x\n"), pl.Series(["x"])
         )
+
+
+def test_the_file_of_calibrate_is_one_reader(tmp_path: Path) -> None:
+    text = "study_pid,pneumoconiosis,tb,stage\na,1,0,2\nb,0,,\nc,,1,\n"
+    found = read_readings(readings_file(tmp_path, text), pl.Series(list("abc")))
+    assert found.warnings == {}
+    assert found.table.rows() == [
+        ("a", "reader", 2, True, False),
+        ("b", "reader", None, False, None),
+        ("c", "reader", None, None, True),
+    ]
 
 
 def test_consensus_is_the_upper_median_and_ties_are_positive() -> None:

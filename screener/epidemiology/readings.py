@@ -1,10 +1,10 @@
 """Readers' findings on the same films, read from a file and matched to studies by pseudonym.
 
-One row per study and reader: `study_pid`, `reader`, and any of `gbz_stage` (0, I, II, III; also 1-3, the
-plus grades of 2002, 壹期 贰期 叁期), `ilo_profusion` with `ilo_zones` and `ilo_large`, `tb` (yes or no),
-`quality` (1-4) and `read_at`. Questionable: an ILO reading becomes a GBZ stage only when the number of
-affected zones is given; without it, it says only whether pneumoconiosis is present (1/0 or more, or a large
-opacity).
+One row per study and reader: `study_pid`, `reader`, and any of `gbz_stage` (0, I, II, III; also 1-3, the plus
+grades of 2002, 壹期 贰期 叁期), `ilo_profusion` with `ilo_zones` and `ilo_large`, `pneumoconiosis` and
+`tb` (yes or no), `quality` (1-4) and `read_at`. The file of `screener calibrate` (`stage`, no reader) is read
+too, as one reader's. Questionable: an ILO reading becomes a GBZ stage only when the number of affected zones
+is given; without it, it says only whether pneumoconiosis is present (1/0 or more, or a large opacity).
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ READINGS = pl.Schema(
     }
 )
 
-_FINDINGS = ("gbz_stage", "ilo_profusion", "tb")
+_FINDINGS = ("gbz_stage", "ilo_profusion", "pneumoconiosis", "tb")
+_ALIASES = {"reader_pid": "reader", "stage": "gbz_stage"}
+ONLY_READER = "reader"
+"""Name of the reader of a file that names none."""
 _STAGES = {
     **STAGE_2002,
     "1": 1,
@@ -80,13 +83,15 @@ def read_readings(path: Path, studies: pl.Series) -> Readings:
         ConfigError: the key columns or every finding are missing.
     """
     table = read_table(path, "readings file").rename(lambda name: name.strip().lower().lstrip("\ufeff"))
-    table = table.rename({"reader_pid": "reader"} if "reader_pid" in table.columns else {})
-    missing = [name for name in ("study_pid", "reader") if name not in table.columns]
-    if missing or not set(_FINDINGS) & set(table.columns):
+    found = set(table.columns)
+    table = table.rename({old: new for old, new in _ALIASES.items() if old in found and new not in found})
+    if "study_pid" not in table.columns or not set(_FINDINGS) & set(table.columns):
         raise ConfigError(
             f"the readings file needs study_pid, reader and at least one of {', '.join(_FINDINGS)}; found "
             f"{', '.join(table.columns[:12])}"
         )
+    if "reader" not in table.columns:
+        table = table.with_columns(pl.lit(ONLY_READER).alias("reader"))
     text = table.select(
         pl.col(name).cast(pl.String).str.strip_chars().replace("", None) for name in _columns(table)
     ).with_columns(pl.col("study_pid").str.to_lowercase())
@@ -130,8 +135,11 @@ def _has_unknown_code(text: pl.DataFrame) -> pl.Expr:
         for name, allowed in codes.items()
         if name in text.columns
     ]
-    if "tb" in text.columns:
-        wrong.append(pl.col("tb").is_not_null() & ~pl.col("tb").str.to_lowercase().is_in(list(_YES_NO)))
+    wrong += [
+        pl.col(name).is_not_null() & ~pl.col(name).str.to_lowercase().is_in(list(_YES_NO))
+        for name in ("pneumoconiosis", "tb")
+        if name in text.columns
+    ]
     return pl.any_horizontal(pl.lit(value=False), *wrong)
 
 
@@ -140,9 +148,15 @@ def _findings(text: pl.DataFrame) -> pl.DataFrame:
     for row in text.iter_rows(named=True):
         stage = _STAGES[row["gbz_stage"]] if row.get("gbz_stage") else _ilo_stage(row)
         positive = stage >= 1 if stage is not None else _ilo_positive(row)
-        tb = _YES_NO[row["tb"].lower()] if row.get("tb") else None
-        rows.append((row["study_pid"], row["reader"], stage, positive, tb))
+        if positive is None:
+            positive = _answer(row, "pneumoconiosis")
+        rows.append((row["study_pid"], row["reader"], stage, positive, _answer(row, "tb")))
     return pl.DataFrame(rows, schema=READINGS, orient="row")
+
+
+def _answer(row: dict[str, str | None], name: str) -> bool | None:
+    text = row.get(name)
+    return _YES_NO[text.lower()] if text else None
 
 
 def _ilo_stage(row: dict[str, str | None]) -> int | None:
