@@ -19,6 +19,7 @@ from bench.commands import app as bench_app
 from calibration.errors import CalibrationError
 from engines.errors import BundleError, EngineError
 from screener import INTENDED_USE, __version__
+from screener.engines_command import app as engines_app
 from screener.errors import ConfigError, ExitCode, ScreenerError
 from screener.report_command import report
 from screener.settings import RunSettings
@@ -49,7 +50,7 @@ KeyFile = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-PrecisionOption = Annotated[str, typer.Option(help="auto, fp32, bf16 or int8.")]
+PrecisionOption = Annotated[str, typer.Option(help="auto, fp32, bf16, fp16 (GPU) or int8.")]
 BatchSize = Annotated[int, typer.Option(help="Images per engine call.")]
 Workers = Annotated[int, typer.Option(help="Decoder processes; 0 is one per core.")]
 TimeoutS = Annotated[float, typer.Option(help="Seconds one file may take to decode.")]
@@ -298,6 +299,7 @@ def _main(
 
 
 app.command()(report)
+app.add_typer(engines_app, name="engines")
 app.add_typer(training_app, name="train")
 app.add_typer(cohort_app, name="cohort")
 

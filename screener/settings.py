@@ -13,7 +13,7 @@ from typing import Literal, get_args
 from screener.errors import ConfigError
 
 Device = Literal["auto", "cpu", "cuda"]
-Precision = Literal["auto", "fp32", "bf16", "int8"]
+Precision = Literal["auto", "fp32", "bf16", "fp16", "int8"]
 Pictures = Literal["none", "referred", "all"]
 
 

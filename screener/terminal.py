@@ -20,18 +20,18 @@ _STAGES = ("0", "I", "II", "III")
 
 def summary_table(summary: RunSummary) -> Table:
     """The counters of a finished run, reasons included."""
-    table = _table("Run (interrupted)" if summary.interrupted else "Run", "files", "count")
-    table.columns[1].justify = "right"
+    shown = table("Run (interrupted)" if summary.interrupted else "Run", "files", "count")
+    shown.columns[1].justify = "right"
     for name in ("found", "already_done", "screened", "rejected", "failed"):
-        table.add_row(name.replace("_", " "), f"{getattr(summary, name):,}")
+        shown.add_row(name.replace("_", " "), f"{getattr(summary, name):,}")
     if summary.reasons:
-        table.add_section()
+        shown.add_section()
     for reason, count in summary.reasons.items():
-        table.add_row(reason, f"{count:,}")
-    table.add_section()
-    table.add_row("seconds", f"{summary.seconds:,.1f}")
-    table.add_row("images/s", f"{summary.screened / max(summary.seconds, 1e-6):,.1f}")
-    return table
+        shown.add_row(reason, f"{count:,}")
+    shown.add_section()
+    shown.add_row("seconds", f"{summary.seconds:,.1f}")
+    shown.add_row("images/s", f"{summary.screened / max(summary.seconds, 1e-6):,.1f}")
+    return shown
 
 
 def first_studies_table(campaign: Path, count: int = FIRST_STUDIES) -> Table:
@@ -39,9 +39,9 @@ def first_studies_table(campaign: Path, count: int = FIRST_STUDIES) -> Table:
     import polars as pl
 
     studies = pl.read_parquet(campaign / "studies.parquet").filter(pl.col("status") == "screened")
-    shown = min(count, studies.height)
-    table = _table(
-        f"First {shown} of {studies.height:,} screened studies (suspected, not diagnosed)",
+    num_shown = min(count, studies.height)
+    shown = table(
+        f"First {num_shown} of {studies.height:,} screened studies (suspected, not diagnosed)",
         "study",
         "suspected",
         "stage",
@@ -51,7 +51,7 @@ def first_studies_table(campaign: Path, count: int = FIRST_STUDIES) -> Table:
         "referral",
     )
     for row in studies.head(count).iter_rows(named=True):
-        table.add_row(
+        shown.add_row(
             row["study_pid"][:12],
             row["dx_pred"],
             _STAGES[row["stage_pred"]],
@@ -60,34 +60,35 @@ def first_studies_table(campaign: Path, count: int = FIRST_STUDIES) -> Table:
             str(row["quality_grade"]),
             row["referral"],
         )
-    return table
+    return shown
 
 
 def inspection_table(inspection: Inspection) -> Table:
     """What every step found about one file."""
-    table = _table(f"This file would be {inspection.status}", "step", "fact", "found")
+    shown = table(f"This file would be {inspection.status}", "step", "fact", "found")
     for step, facts in inspection.facts.items():
         for number, (name, value) in enumerate(facts.items()):
-            table.add_row("" if number else step, name.replace("_", " "), _text(value))
-        table.add_section()
-    return table
+            shown.add_row("" if number else step, name.replace("_", " "), _text(value))
+        shown.add_section()
+    return shown
 
 
 def checks_table(checks: Sequence[Check]) -> Table:
     """The doctor's findings."""
-    table = _table("What this installation can do", "topic", "name", "state", "found", "to get it")
+    shown = table("What this installation can do", "topic", "name", "state", "found", "to get it")
     colours = {"fine": "green", "absent": "yellow", "broken": "red"}
     for check in checks:
         state = f"[{colours[check.state]}]{check.state}[/]"
-        table.add_row(check.topic, check.name, state, _plain(check.found), _plain(check.remedy))
-    return table
+        shown.add_row(check.topic, check.name, state, _plain(check.found), _plain(check.remedy))
+    return shown
 
 
-def _table(title: str, *columns: str) -> Table:
+def table(title: str, *columns: str) -> Table:
+    """An empty table with a title and columns."""
     table = Table(title=title, title_justify="left")
     for column in columns:
-        table.add_column(column)
-    return table
+        shown.add_column(column)
+    return shown
 
 
 def _text(value: object) -> str:

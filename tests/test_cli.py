@@ -250,3 +250,19 @@ def test_a_second_run_on_the_same_campaign_is_refused_while_one_works(
     process.communicate()
     assert other.returncode == 2
     assert "working on this campaign" in other.stderr
+
+
+def test_engines_are_held_against_torch_on_real_films() -> None:
+    done = screener("engines", "verify", EXAMPLES, "--precision", "fp32")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "kept" in done.stdout
+    assert screener("engines", "verify", EXAMPLES, "--precision", "fp7").returncode == 2
+
+
+def test_building_plans_without_a_gpu_says_what_is_missing() -> None:
+    import shutil as programs
+
+    if programs.which("nvidia-smi") is None:
+        done = screener("engines", "build")
+        assert done.returncode == 1
+        assert "GPU" in done.stderr or "TensorRT" in done.stderr
