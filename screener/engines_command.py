@@ -1,4 +1,4 @@
-"""`screener engines`: compile a bundle's networks ahead, list what is compiled, hold it against the reference."""
+"""`screener engines`: compile a bundle's networks ahead, list plans, hold engines against the reference."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ def checks_table(checks: Sequence[Check]) -> Table:
 
 def table(title: str, *columns: str) -> Table:
     """An empty table with a title and columns."""
-    table = Table(title=title, title_justify="left")
+    shown = Table(title=title, title_justify="left")
     for column in columns:
         shown.add_column(column)
     return shown
