@@ -136,13 +136,14 @@ def _print_plans(records: Iterable[PlanRecord]) -> None:
 
     from screener.terminal import table
 
-    plans = table("Plans", "graph", "precision", "library", "device", "MB", "layers", "built in s")
+    plans = table("Plans", "graph SHA-256", "precision", "library", "device", "MB", "layers", "built in s")
     for record in records:
         key = record.key
         size = f"{record.size_bytes / 1e6:.1f}"
         seconds = f"{record.build_seconds:.1f}"
         layers = str(record.num_layers)
-        plans.add_row(key.graph[:12], key.precision, key.library, key.device, size, layers, seconds)
+        library, device = key.library.partition("-")[0], key.device.partition(" [")[0]
+        plans.add_row(key.graph[:12], key.precision, library, device, size, layers, seconds)
     Console().print(plans)
 
 
