@@ -136,14 +136,15 @@ def _print_plans(records: Iterable[PlanRecord]) -> None:
 
     from screener.terminal import table
 
-    plans = table("Plans", "graph SHA-256", "precision", "library", "device", "MB", "layers", "built in s")
+    plans = table("Plans", "graph", "precision", "library", "device", "MB", "layers", "built in s")
     for record in records:
         key = record.key
         size = f"{record.size_bytes / 1e6:.1f}"
         seconds = f"{record.build_seconds:.1f}"
         layers = str(record.num_layers)
         library, device = key.library.partition("-")[0], key.device.partition(" [")[0]
-        plans.add_row(key.graph[:12], key.precision, library, device, size, layers, seconds)
+        graph = key.graph or key.onnx_sha256[:8]
+        plans.add_row(graph, key.precision, library, device, size, layers, seconds)
     Console().print(plans)
 
 
