@@ -1,8 +1,8 @@
 """Parts of the images table to `studies.parquet`: one row per study, its best image speaking for it.
 
 Films are never averaged: two exposures of one patient are not independent readings, and a mean belongs to
-no film that a reader could look at. But a study is referred when any of its readable films is, since picking
-one film must not lose a suspicion (docs/decisions/best-image.md).
+no film that a reader could look at. But a study is referred when any of its readable films is, or when a
+film of it failed, since picking one film must not lose a suspicion (docs/decisions/best-image.md).
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from screener.records import QualityGrade, Referral
 
 OTHER_IMAGE_REFERS = "other_image_refers"
 """Referral reason: a film that does not speak for the study is the one that refers it."""
+OTHER_IMAGE_FAILED = "other_image_failed"
+"""Referral reason: nothing is suspected on the films that could be screened, but one could not be."""
 NO_IMAGE_SCREENED = "no_image_screened"
 """Referral reason: every film of the study that could have been screened failed."""
 
@@ -71,6 +73,7 @@ def study_rows(images: pl.LazyFrame) -> pl.DataFrame:
             _num_images(Status.SCREENED).alias("num_screened"),
             _num_images(Status.FAILED).alias("num_failed"),
             pl.col("severity").max().alias("study_severity"),
+            (_num_images(Status.SCREENED, Status.FAILED) - _num_images(Status.SCREENED)).alias("num_lost"),
         )
         .collect(engine="streaming")
     )
@@ -110,17 +113,18 @@ def _code_severity() -> pl.Expr:
     return pl.col("referral").replace_strict(known, default=0, return_dtype=pl.Int32).fill_null(0)
 
 
-def _num_images(status: Status | None = None) -> pl.Expr:
-    """Distinct images; a film stored twice is one."""
+def _num_images(*statuses: Status) -> pl.Expr:
+    """Distinct images of any of these statuses (none: of any at all); a film stored twice is one."""
     image = pl.col("image_pid")
-    chosen = image if status is None else image.filter(pl.col("status") == str(status))
+    chosen = image.filter(pl.col("status").is_in(list(map(str, statuses)))) if statuses else image
     return chosen.n_unique().cast(pl.Int32)
 
 
 def _referral() -> tuple[pl.Expr, pl.Expr]:
-    """Referral and its reasons of the study, from the best image's and the most severe of the others."""
+    """Referral and its reasons of the study, from the best image's and those of the others."""
     is_failed = pl.col("status") == str(Status.FAILED)
     is_raised = pl.col("study_severity") > _code_severity()
+    is_lost = (pl.col("referral") == str(Referral.NONE)) & (pl.col("num_lost") > 0)
     raised_to = pl.col("study_severity").replace_strict(
         {severity: str(referral) for referral, severity in _SEVERITY.items()},
         default=None,
@@ -131,6 +135,8 @@ def _referral() -> tuple[pl.Expr, pl.Expr]:
         .then(pl.lit(str(Referral.UNREADABLE)))
         .when(is_raised)
         .then(raised_to)
+        .when(is_lost)
+        .then(pl.lit(str(Referral.ROUTINE)))
         .otherwise("referral")
     )
     reasons = (
@@ -138,6 +144,8 @@ def _referral() -> tuple[pl.Expr, pl.Expr]:
         .then(pl.lit([NO_IMAGE_SCREENED]))
         .when(is_raised)
         .then(pl.concat_list("referral_reasons", pl.lit([OTHER_IMAGE_REFERS])))
+        .when(is_lost)
+        .then(pl.lit([OTHER_IMAGE_FAILED]))
         .otherwise("referral_reasons")
     )
     return referral.alias("referral"), reasons.alias("referral_reasons")

@@ -13,7 +13,13 @@ from screener import schema
 from screener.errors import Reason
 from screener.records import Identity, Referral, Rejection, ScreenedImage
 from screener.rows import images_frame, rejection_rows, screened_rows
-from screener.studies import NO_IMAGE_SCREENED, OTHER_IMAGE_REFERS, build_studies, study_rows
+from screener.studies import (
+    NO_IMAGE_SCREENED,
+    OTHER_IMAGE_FAILED,
+    OTHER_IMAGE_REFERS,
+    build_studies,
+    study_rows,
+)
 from tests.campaigns import PSEUDONYMS, entry, identity, instance, open_campaign, rejected, screened
 
 STUDY = "1.2.840"
@@ -114,6 +120,19 @@ def test_unreadable_image_does_not_outweigh_its_readable_repeat() -> None:
         film(2, grade=4, referral=Referral.UNREADABLE), film(3, grade=4, referral=Referral.UNREADABLE)
     )
     assert study["referral"] == "unreadable"
+
+
+def test_failed_image_beside_a_clean_one_is_no_clean_negative() -> None:
+    study = the_study(film(1), rejected(2, Reason.DECODE_FAILED, of=of(2)))
+    assert (study["image_pid"], study["status"], study["num_failed"]) == (image_pid(1), "screened", 1)
+    assert (study["referral"], study["referral_reasons"]) == ("routine", [OTHER_IMAGE_FAILED])
+    urgent = the_study(film(1, referral=Referral.PRIORITY), rejected(2, Reason.DECODE_FAILED, of=of(2)))
+    assert (urgent["referral"], urgent["referral_reasons"]) == ("priority", ["p_tb"])
+
+
+def test_broken_copy_of_a_screened_image_refers_nobody() -> None:
+    study = the_study(film(1), rejected(2, Reason.TRUNCATED_PIXEL_DATA, of=of(1)))
+    assert (study["referral"], study["num_images"], study["num_failed"]) == ("none", 1, 1)
 
 
 def test_study_that_could_not_be_screened_is_unreadable_and_never_negative() -> None:
