@@ -142,7 +142,8 @@ def import_backbone(backbone: DenseNet121, weights: Mapping[str, Tensor]) -> Non
     wanted = backbone.state_dict()
     stem = "features.conv0.weight"
     if stem in found and found[stem].shape[1] != wanted[stem].shape[1]:
-        grey = torch.zeros_like(wanted[stem])
+        num_out, _, height, width = found[stem].shape
+        grey = torch.zeros(num_out, wanted[stem].shape[1], height, width)
         grey[:, :1] = found[stem].sum(dim=1, keepdim=True)
         found[stem] = grey
     for name, tensor in wanted.items():

@@ -64,14 +64,15 @@ def train_segmentation(
     describe_run(folder, recipe)
     films = read_pairs(data / recipe.pairs)
     if recipe.films is not None:
-        films += read_films(data / recipe.films)
-    for cohort in recipe.cohorts:
-        films += read_cohort_films(data / cohort)
+        films += read_films(data / recipe.films)[:: recipe.every_film]
+    phantoms = [film for name in recipe.cohorts for film in read_cohort_films(data / name)]
     everything = gather(films)
     parts = parts_of(everything, seed=recipe.fit.seed)
     names = [f"{i:05d}_{source}" for i, source in enumerate(everything.sources)]
     write_split(folder / "split.csv", names, list(everything.patients), list(parts))
     train = repeated(everything.take(parts == "train"), recipe.repeat_real)
+    if phantoms:
+        train = train.joined(gather(phantoms[:: recipe.every_phantom]))
     torch.manual_seed(recipe.fit.seed)
     network = PooledSegmentation(SegmentationNetwork(recipe.network)).to(memory_format=torch.channels_last)
     if recipe.initial_run is not None:
@@ -85,17 +86,9 @@ def train_segmentation(
 
 
 def repeated(films: SegmentationFilms, times: int) -> SegmentationFilms:
-    """Films with real masks `times` times, so that films without masks or phantoms do not crowd them out."""
-    real = films.has_mask & (np.array(films.sources) != "phantom")
-    places = np.concatenate([np.flatnonzero(~real), *([np.flatnonzero(real)] * times)])
-    return SegmentationFilms(
-        films.pictures[places],
-        films.masks[places],
-        films.has_mask[places],
-        films.frontal[places],
-        tuple(films.patients[i] for i in places),
-        tuple(films.sources[i] for i in places),
-    )
+    """Films with real masks `times` times, so that films without masks do not crowd them out."""
+    once, again = np.flatnonzero(~films.has_mask), np.flatnonzero(films.has_mask)
+    return films.at(np.concatenate([once, *([again] * times)]))
 
 
 def average_of(folder: Path, prefix: str) -> dict[str, torch.Tensor]:

@@ -54,7 +54,10 @@ class SegmentationFilms:
 
     def take(self, chosen: npt.NDArray[np.bool_]) -> SegmentationFilms:
         """The films where `chosen` (N,) is True."""
-        places = np.flatnonzero(chosen)
+        return self.at(np.flatnonzero(chosen))
+
+    def at(self, places: npt.NDArray[np.int64]) -> SegmentationFilms:
+        """The films at `places`, in that order, some of them perhaps more than once."""
         return SegmentationFilms(
             self.pictures[places],
             self.masks[places],
@@ -62,6 +65,17 @@ class SegmentationFilms:
             self.frontal[places],
             tuple(self.patients[i] for i in places),
             tuple(self.sources[i] for i in places),
+        )
+
+    def joined(self, others: SegmentationFilms) -> SegmentationFilms:
+        """These films and others."""
+        return SegmentationFilms(
+            np.concatenate([self.pictures, others.pictures]),
+            np.concatenate([self.masks, others.masks]),
+            np.concatenate([self.has_mask, others.has_mask]),
+            np.concatenate([self.frontal, others.frontal]),
+            self.patients + others.patients,
+            self.sources + others.sources,
         )
 
 
@@ -201,17 +215,19 @@ def read_films(index: Path, *, licence_excludes: str = "NC") -> list[_Film]:
 def read_cohort_films(folder: Path) -> list[_Film]:
     """Pictures of a cohort folder with their exact masks; those that are not frontal chests have empty masks.
 
-    Only phantoms are read: the masks of real films in a cohort are a network's own.
+    Only phantoms of the training part are read: the masks of real films in a cohort are a network's own.
 
     Raises:
         ConfigError: no cohort there, or an unreadable file; names the row.
     """
     try:
-        table = pl.read_parquet(folder / "cohort.parquet").filter(pl.col("source") == "phantom")
+        table = pl.read_parquet(folder / "cohort.parquet")
     except (OSError, pl.exceptions.PolarsError) as error:
         raise ConfigError(f"{folder.name}/cohort.parquet cannot be read: {type(error).__name__}") from error
     films = []
     for row, film in enumerate(table.iter_rows(named=True), start=1):
+        if film["source"] != "phantom" or film["split"] != "train":
+            continue
         where = f"{folder.name}/cohort.parquet row {row}"
         canvas = read_grey(folder / film["canvas"], where).astype(np.float32) / 255
         mask = np.zeros((MASK_SIDE, MASK_SIDE), np.uint8)

@@ -65,6 +65,10 @@ class SegmentationRecipe:
     chests."""
     repeat_real: int = 2
     """How often a film with a real mask is seen in an epoch."""
+    every_film: int = 2
+    """One in so many of the films without a mask is used: the frontal head needs few."""
+    every_phantom: int = 1
+    """One in so many of the cohorts' pictures is used."""
     initial_run: str | None = None
     """Run folder below the data folder whose weights to start from."""
     network: SegmentationConfig = field(default_factory=SegmentationConfig)

@@ -1,10 +1,9 @@
-"""Single- versus multi-task training on the same folds: predictions of every fold, tests side by side, one
-sentence.
+"""Single- versus multi-task training on the same folds: predictions of every fold, tests side by side.
 
-Repeats the study of the origin paper (docs/architecture.md names it): diagnosis alone, stage alone, both on
-a shared backbone, with the same films, seeds, epochs and budget. The decision a reader would question: the
-test part of the cohort is locked away and judged once by the networks of the first fold for McNemar and the
-bootstrap; folds divide the training part only."""
+Diagnosis alone, stage alone, and both on a shared backbone, with the same films, seeds, epochs and budget. The
+decision a reader would question: the test part of the cohort is locked away and judged once by the networks
+of the first fold, for McNemar and the bootstrap; folds divide the training part only.
+"""
 
 from __future__ import annotations
 

@@ -1,0 +1,280 @@
+"""The training loop and the tasks: exact resume, losses, augmentation, crops, the study."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from screener.errors import ConfigError
+from screener.records import ZONES
+from training.augmentation import ToneRange, opacify, random_tone
+from training.classification_task import (
+    ClassificationRecipe,
+    ClassificationTask,
+    LossRecipe,
+    WeightedClassifier,
+)
+from training.crops import CropFilms, make_crops
+from training.fit import Trainer, describe_run, seeded
+from training.networks import (
+    ClassificationConfig,
+    LungClassifier,
+    LungCrop,
+    SegmentationConfig,
+    SegmentationNetwork,
+)
+from training.pretrain_task import masked_cross_entropy
+from training.recipe import FitRecipe, load_recipe
+from training.runs import average_of, single_task
+from training.segmentation_data import MASK_SIDE, SegmentationFilms
+from training.segmentation_task import (
+    PooledSegmentation,
+    SegmentationAugmentation,
+    SegmentationTask,
+    held_out_dice,
+    synthetic,
+)
+from training.study import patient_folds
+
+CPU = FitRecipe(epochs=3, batch_size=4, precision="32-true", accelerator="cpu", learning_rate=1e-3)
+TINY = ClassificationConfig(growth=2, crop_side=64)
+
+
+def lung_films(count: int) -> SegmentationFilms:
+    generator = np.random.default_rng(0)
+    masks = np.zeros((count, MASK_SIDE, MASK_SIDE), np.uint8)
+    for place in range(count):
+        top = int(generator.integers(40, 70))
+        masks[place, top:200, 40:110] = 1
+        masks[place, top:190, 140:210] = 2
+    noise = generator.integers(0, 20, masks.shape)
+    pictures = (np.where(masks > 0, 60, 170) + noise).astype(np.uint8)
+    return SegmentationFilms(
+        pictures,
+        masks,
+        np.ones(count, bool),
+        np.ones(count, bool),
+        tuple(f"p{i}" for i in range(count)),
+        ("made",) * count,
+    )
+
+
+def crop_films(count: int = 16, side: int = 64) -> CropFilms:
+    generator = np.random.default_rng(1)
+    stage = np.arange(count) % 4
+    crops = generator.integers(0, 120, (count, side, side), dtype=np.uint8)
+    crops += (stage * 40).astype(np.uint8)[:, None, None]
+    lungs = np.zeros((count, 2, 32, 32), np.uint8)
+    lungs[:, 0, 4:28, 2:14] = lungs[:, 1, 4:28, 18:30] = 255
+    films = pl.DataFrame(
+        {
+            "film_id": [f"f{i}" for i in range(count)],
+            "subject_id": [f"s{i // 2}" for i in range(count)],
+            "split": ["train"] * count,
+            "pneumoconiosis": (stage >= 1).astype(np.int8),
+            "tb": [None if i % 3 else 1 for i in range(count)],
+            "stage": stage,
+            **dict.fromkeys(ZONES, pl.Series(stage)),
+        }
+    )
+    return CropFilms(films, crops, lungs)
+
+
+def classification_task(loss: LossRecipe | None = None) -> ClassificationTask:
+    films = crop_films()
+    places = np.arange(len(films))
+    return ClassificationTask(films, train=places[:12], validation=places[12:], loss=loss or LossRecipe())
+
+
+def tiny_classifier() -> WeightedClassifier:
+    torch.manual_seed(0)
+    return WeightedClassifier(TINY)
+
+
+def weights_after(folder: Path, epochs: tuple[int, ...]) -> dict[str, torch.Tensor]:
+    """Averaged weights of a run that is stopped after each of `epochs` and continued by a new trainer."""
+    for stop in epochs:
+        trainer = Trainer(tiny_classifier(), classification_task(), CPU, folder)
+        if stop < CPU.epochs:
+            with pytest.raises(KeyboardInterrupt):
+                trainer.run(lambda row, stop=stop: interrupt(row["epoch"], stop))
+        else:
+            trainer.run()
+    return average_of(folder, "classifier.")
+
+
+def interrupt(epoch: float, stop: int) -> None:
+    if epoch == stop:
+        raise KeyboardInterrupt
+
+
+def test_a_resumed_run_ends_with_the_same_weights(tmp_path: Path) -> None:
+    whole = weights_after(tmp_path / "whole", (3,))
+    resumed = weights_after(tmp_path / "resumed", (1, 2, 3))
+    assert whole.keys() == resumed.keys()
+    for name, tensor in whole.items():
+        assert torch.equal(tensor, resumed[name]), name
+    rows = pl.read_parquet(tmp_path / "resumed" / "metrics.parquet")
+    assert rows["epoch"].to_list() == [1, 2, 3]
+
+
+def test_seeded_generators_differ_by_place() -> None:
+    draws = {float(torch.rand(1, generator=seeded(1, a, b))) for a in range(5) for b in range(5)}
+    assert len(draws) == 25
+
+
+def test_a_run_folder_says_how_it_came_about(tmp_path: Path) -> None:
+    recipe = ClassificationRecipe(network=TINY, fit=CPU)
+    describe_run(tmp_path, recipe)
+    assert load_recipe(tmp_path / "recipe.toml", ClassificationRecipe) == recipe
+    assert set(json.loads((tmp_path / "run.json").read_text())) >= {"git_commit", "versions"}
+
+
+def test_segmentation_learns_lungs(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    films = lung_films(8)
+    network = PooledSegmentation(SegmentationNetwork(SegmentationConfig(base=4, depth=2)))
+    augmentation = SegmentationAugmentation(turned=0, upside_down=0, close_up=0, synthetic=0, opacified=0)
+    task = SegmentationTask(films, films, augmentation)
+    recipe = replace(CPU, epochs=14, learning_rate=1e-2, ema_decay=0.5, evaluate_every=14)
+    before = task.evaluate(network)["dice"]
+    result = Trainer(network, task, recipe, tmp_path).run()
+    assert result.metrics["dice"] > max(0.8, before)
+    table = held_out_dice(network.network.eval(), films.take(np.arange(8) < 2))
+    assert table.columns[:3] == ["patient", "source", "frontal"]
+    assert table["dice"].null_count() == 0
+
+
+def test_turned_films_are_not_frontal_and_their_masks_do_not_count() -> None:
+    films = lung_films(4)
+    turned = SegmentationAugmentation(turned=1, upside_down=0, close_up=0, synthetic=0, opacified=0)
+    task = SegmentationTask(films, films, turned)
+    network = PooledSegmentation(SegmentationNetwork(SegmentationConfig(base=4, depth=1)))
+    terms = task.loss(network, torch.arange(4), seeded(1)).terms
+    assert terms["loss_dice"] == 0
+    assert terms["loss_pixel"] == 0
+    assert terms["loss_frontal"] > 0
+
+
+def test_opacities_brighten_lungs_and_nothing_else() -> None:
+    films = lung_films(4)
+    picture = torch.from_numpy(films.pictures)[:, None].float() / 255
+    lungs = torch.stack([torch.from_numpy(films.masks == lung) for lung in (1, 2)], dim=1).float()
+    changed = opacify(picture, lungs, 1.0, seeded(3)) - picture
+    outside = lungs.amax(dim=1, keepdim=True) == 0
+    assert not changed[outside].any()
+    assert float(changed.min()) >= 0
+    assert float(changed.max()) > 0.1
+
+
+def test_tone_keeps_the_letterbox_black() -> None:
+    picture = torch.rand(2, 1, 32, 32) * 0.5 + 0.3
+    picture[:, :, :, :6] = 0
+    changed = random_tone(picture, ToneRange(), seeded(5))
+    assert not changed[:, :, :, :6].any()
+    assert 0 <= float(changed.min()) <= float(changed.max()) <= 1
+
+
+def test_synthetic_pictures_repeat_with_their_seed() -> None:
+    assert torch.equal(synthetic(64, seeded(2)), synthetic(64, seeded(2)))
+    assert not torch.equal(synthetic(64, seeded(2)), synthetic(64, seeded(3)))
+
+
+def test_heads_left_out_get_no_gradient() -> None:
+    task = classification_task(LossRecipe(tasks=("stage",)))
+    network = tiny_classifier()
+    task.loss(network, torch.arange(4), seeded(1)).total.backward()
+    assert network.classifier.activation.weight.grad is None
+    assert network.classifier.stage.weight.grad is not None
+
+
+def test_missing_labels_do_not_count() -> None:
+    films = crop_films()
+    unread = films.films.with_columns(tb=pl.lit(None, dtype=pl.Int8))
+    first = ClassificationTask(
+        CropFilms(unread, films.crops, films.lungs),
+        train=np.arange(12),
+        validation=np.arange(12, 16),
+        loss=LossRecipe(tasks=("diagnosis",)),
+    )
+    network = tiny_classifier()
+    first.loss(network, torch.arange(4), seeded(1)).total.backward()
+    gradient = network.classifier.activation.weight.grad
+    assert gradient is not None
+    assert gradient[0].abs().sum() > 0
+    assert gradient[1].abs().sum() == 0
+
+
+def test_uncertainty_weighting_learns_its_weights() -> None:
+    network = tiny_classifier()
+    task = classification_task(LossRecipe(uncertainty_weighting=True))
+    task.loss(network, torch.arange(4), seeded(1)).total.backward()
+    assert network.log_variance.grad is not None
+    assert network.log_variance.grad.abs().min() > 0
+
+
+def test_rare_stages_weigh_more() -> None:
+    films = crop_films()
+    stage = pl.Series("stage", [0] * 9 + [1, 1, 1] + [2, 3, 2, 3])
+    task = ClassificationTask(
+        CropFilms(films.films.with_columns(stage), films.crops, films.lungs),
+        train=np.arange(12),
+        validation=np.arange(12, 16),
+        loss=LossRecipe(),
+    )
+    weight = task.stage_weight
+    assert weight[1] > weight[0] > 0
+    assert weight[2] == 0
+
+
+def test_an_unknown_task_is_refused() -> None:
+    with pytest.raises(ConfigError, match="staging"):
+        single_task(ClassificationRecipe(), ("staging",))
+    assert single_task(ClassificationRecipe(), ("stage",)).loss.tasks == ("stage",)
+
+
+def test_masked_labels_do_not_count() -> None:
+    logits = torch.tensor([[3.0, -50.0]])
+    half = masked_cross_entropy(logits, torch.tensor([[1, -1]]))
+    assert float(half) == pytest.approx(float(torch.nn.functional.softplus(torch.tensor(-3.0))))
+
+
+def test_crops_are_made_once(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    segmentation = SegmentationNetwork(SegmentationConfig(base=4, depth=1)).eval()
+    films = pl.DataFrame({"film_id": ["a", "b", "c"], "split": ["train", "train", "test"]})
+    drawn: list[int] = []
+
+    def draw(start: int, stop: int) -> torch.Tensor:
+        drawn.extend(range(start, stop))
+        return torch.rand(stop - start, 1, 768, 768)
+
+    first = make_crops(films, draw, segmentation, LungCrop(TINY), tmp_path, batch_size=2)
+    second = make_crops(films, draw, segmentation, LungCrop(TINY), tmp_path, batch_size=2)
+    assert drawn == [0, 1, 2]
+    assert first.crops.shape == (3, 64, 64)
+    assert np.array_equal(first.crops, second.crops)
+    assert second.part("test").tolist() == [2]
+
+
+def test_folds_keep_patients_together_and_cover_every_film() -> None:
+    films = crop_films(40)
+    folds = patient_folds(films, np.arange(40), 5, seed=1)
+    subjects = films.films["subject_id"].to_numpy()
+    assert sorted(np.concatenate([fold.test for fold in folds]).tolist()) == list(range(40))
+    for fold in folds:
+        assert not set(subjects[fold.train]) & set(subjects[fold.test])
+
+
+def test_the_ordinal_head_trains() -> None:
+    network = LungClassifier(replace(TINY, stage_head="ordinal"))
+    _, stage, _, _ = network(torch.rand(4, 1, 64, 64), torch.ones(4, 2, 64, 64))
+    torch.nn.functional.cross_entropy(stage, torch.arange(4)).backward()
+    assert network.cut_points.grad is not None
+    assert network.cut_points.grad.abs().sum() > 0
