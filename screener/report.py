@@ -131,7 +131,7 @@ def analyse(settings: ReportSettings) -> ReportContent:
         "persons": latest_per_person(screened).select(list(polars_schema(PERSONS))),
         "progression": before.table,
         "scores": score_table(screened, min_cell=settings.min_cell),
-        "quality": quality_table(unique, _quality_dimensions(roster)),
+        "quality": quality_table(unique, _quality_dimensions(roster), min_cell=settings.min_cell),
         "drift": _drift(settings, unique),
         "throughput": throughput_table(campaign.parts),
         "worklist": worklist(studies, found.duplicates, before.pairs),

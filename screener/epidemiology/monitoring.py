@@ -14,6 +14,7 @@ import polars as pl
 from screener.epidemiology.campaign_tables import PartWritten
 from screener.epidemiology.intervals import proportion_interval
 from screener.epidemiology.strata import UNKNOWN, Dimension
+from screener.epidemiology.suppression import hide_until_safe
 from screener.epidemiology.tables import DRIFT, QUALITY, SCORES, THROUGHPUT
 from screener.records import Referral
 from screener.schema import polars_schema
@@ -37,17 +38,13 @@ def score_table(studies: pl.DataFrame, *, min_cell: int) -> pl.DataFrame:
         filled = edges.join(counted, on="bin", how="left", maintain_order="left").with_columns(
             pl.col("num_studies").fill_null(0)
         )
-        small = (pl.col("num_studies") > 0) & (pl.col("num_studies") < min_cell)
+        hidden = _hidden(filled["num_studies"], min_cell)
         frames.append(
             filled.select(
                 pl.lit(finding).alias("finding"),
                 (pl.col("bin") / NUM_SCORE_BINS).alias("bin_low"),
                 ((pl.col("bin") + 1) / NUM_SCORE_BINS).alias("bin_high"),
-                pl.when(small)
-                .then(None)
-                .otherwise(pl.col("num_studies"))
-                .cast(pl.Int64)
-                .alias("num_studies"),
+                pl.when(~hidden).then(pl.col("num_studies")).cast(pl.Int64).alias("num_studies"),
             )
         )
     return pl.concat(frames).cast(polars_schema(SCORES))
@@ -66,24 +63,39 @@ def observed_thresholds(studies: pl.DataFrame) -> dict[str, float]:
     return {finding: float(lowest) for finding, lowest in suspected.items() if isinstance(lowest, float)}
 
 
-def quality_table(studies: pl.DataFrame, dimensions: Sequence[Dimension]) -> pl.DataFrame:
-    """Quality grades within each site and manufacturer; a technical count, not suppressed."""
+def quality_table(studies: pl.DataFrame, dimensions: Sequence[Dimension], *, min_cell: int) -> pl.DataFrame:
+    """Quality grades within each site and manufacturer.
+
+    A grade says nothing about a person's health, so small grades are shown; a stratum of fewer than
+    `min_cell` studies is not, since its size would give away what the prevalence table hides.
+    """
     frames = [pl.DataFrame(schema=polars_schema(QUALITY))]
+    graded = studies.drop_nulls("quality_grade")
     for dimension in dimensions:
-        counted = (
-            studies.drop_nulls("quality_grade")
-            .group_by(pl.col(dimension.value).alias("stratum"), "quality_grade")
-            .agg(pl.len().alias("num_studies"))
-        )
+        stratum = pl.col(dimension.value).alias("stratum")
+        sizes = graded.group_by(stratum).agg(pl.len().alias("size")).sort("stratum")
+        sizes = sizes.with_columns(_hidden(sizes["size"], min_cell).alias("hidden"))
+        counted = graded.group_by(stratum, "quality_grade").agg(pl.len().alias("num_studies"))
+        shown = pl.when(~pl.col("hidden"))
         frames.append(
-            counted.with_columns(
-                pl.lit(dimension.value).alias("dimension"),
-                (pl.col("num_studies") / pl.col("num_studies").sum().over("stratum")).alias("share"),
-            )
+            counted.join(sizes, on="stratum")
             .sort("stratum", "quality_grade")
+            .with_columns(
+                pl.lit(dimension.value).alias("dimension"),
+                shown.then(pl.col("num_studies") / pl.col("size")).alias("share"),
+                shown.then(pl.col("num_studies")).alias("num_studies"),
+            )
             .select(pl.col(name).cast(dtype) for name, dtype in polars_schema(QUALITY).items())
         )
     return pl.concat(frames)
+
+
+def _hidden(counts: pl.Series, min_cell: int) -> pl.Series:
+    """Counts that must not be shown, their sum being known."""
+    values = counts.to_numpy().astype(np.int64)
+    if min_cell <= 1:
+        return pl.Series(np.zeros(len(values), dtype=np.bool_))
+    return pl.Series(hide_until_safe(values < min_cell, [values], min_cell))
 
 
 def drift_table(

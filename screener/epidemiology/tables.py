@@ -131,7 +131,7 @@ QUALITY = (
     Column("dimension", pl.String(), "code", "site or manufacturer."),
     Column("stratum", pl.String(), "", "Site or manufacturer."),
     Column("quality_grade", pl.Int8(), "1-4", "1 good, 2 acceptable, 3 poor, 4 unreadable."),
-    Column("num_studies", pl.Int64(), "studies", "Studies with this grade."),
+    Column("num_studies", pl.Int64(), "studies", "Studies with this grade; null in a small stratum."),
     Column("share", pl.Float64(), "0-1", "Share within the stratum."),
 )
 DRIFT = (

@@ -222,7 +222,7 @@ def score_chart(scores: pl.DataFrame, thresholds: dict[str, float], language: La
 
 def quality_chart(quality: pl.DataFrame, dimension: str, language: Language) -> Chart | None:
     """Share of each quality grade by site or X-ray unit."""
-    of_dimension = quality.filter(pl.col("dimension") == dimension)
+    of_dimension = quality.filter((pl.col("dimension") == dimension) & pl.col("share").is_not_null())
     sizes = (
         of_dimension.group_by("stratum").agg(pl.col("num_studies").sum()).top_k(MAX_STRATA, by="num_studies")
     )
