@@ -27,7 +27,7 @@ def judged(count: int = 120) -> pl.DataFrame:
         "pneumoconiosis": (stage >= 1).astype(int),
         "tb": generator.integers(0, 2, count),
         "gamma": generator.random(count),
-        **{zone: stage for zone in ZONES},
+        **dict.fromkeys(ZONES, stage),
     }
     columns["logit_pneumoconiosis"] = (stage >= 1) * 4.0 - 2 + generator.normal(0, 1, count)
     columns["logit_tb"] = generator.normal(0, 1, count)

@@ -84,5 +84,70 @@ def bundle(
     print(f"{packed.manifest.name} {packed.manifest.version} {packed.model_sha256[:12]}")  # noqa: T201
 
 
+@app.command()
+def pretrain(
+    nih: Annotated[Path, typer.Option("--nih", help="Folder of ChestX-ray14 in its own layout.")],
+    runs: RunsOption = Path("runs"),
+    recipe: RecipeOption = None,
+    name: str = "pretrain",
+    weights: Annotated[
+        Path | None, typer.Option(help="DenseNet-121 weights to start from (torchvision or CheXNet layout).")
+    ] = None,
+) -> None:
+    """Pre-train DenseNet-121 on ChestX-ray14: 14 labels, official test list, AUROC beside published ones."""
+    from training.pretrain_task import PretrainRecipe
+    from training.pretrain_task import pretrain as run
+    from training.runs import load_segmentation
+
+    loaded = _recipe(recipe, "pretrain", PretrainRecipe)
+    network = load_segmentation(runs / loaded.segmentation)
+    run(loaded, nih, network, runs / name, weights=weights, on_epoch=_report)
+    table = runs / name / "auroc.csv"
+    if table.exists():
+        print(table.read_text(encoding="utf-8"), end="")  # noqa: T201
+
+
+@app.command()
+def compare(
+    data: DataOption, runs: RunsOption = Path("runs"), recipe: RecipeOption = None, name: str = "compare"
+) -> None:
+    """Compare single- with multi-task training over patient-grouped folds, with tests side by side."""
+    from training.study import StudyRecipe
+    from training.study import compare as run
+
+    def told(fold: int, way: str) -> None:
+        print(f"fold {fold + 1}: {way}", file=sys.stderr, flush=True)  # noqa: T201
+
+    sentence = run(_recipe(recipe, "compare", StudyRecipe), data, runs, runs / name, on_fold=told)
+    print(sentence)  # noqa: T201
+
+
+@app.command()
+def films(
+    index: Annotated[Path, typer.Argument(help="CSV of labelled films: file, patient, and label columns.")],
+    out: Annotated[Path, typer.Option("--out", help="Cohort folder to write.")],
+    source: Annotated[str, typer.Option(help="Name of the source in figures.")] = "own",
+) -> None:
+    """Make a cohort of your own labelled films (DICOM, PNG or JPEG), drawn on the screening canvas."""
+    from training.own_films import ImportSettings, import_films
+
+    count = import_films(index, out, ImportSettings(source=source))
+    print(f"{count} films")  # noqa: T201
+
+
+@app.command()
+def hosts(
+    index: Annotated[Path, typer.Argument(help="CSV of real films: file, view, orientation, licence, ...")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for films.csv and masks.")],
+    runs: RunsOption = Path("runs"),
+    name: str = "segmentation",
+) -> None:
+    """List real films with lung masks, as hosts for the findings that `screener cohort build` draws."""
+    from training.host_films import HostSelection, list_hosts
+    from training.runs import load_segmentation
+
+    print(f"{list_hosts(index, load_segmentation(runs / name), out, HostSelection())} films")  # noqa: T201
+
+
 if __name__ == "__main__":
     app()

@@ -1,8 +1,8 @@
 """Single- versus multi-task training on the same folds: predictions of every fold, tests side by side.
 
-Diagnosis alone, stage alone, and both on a shared backbone, with the same films, seeds, epochs and budget. The
-decision a reader would question: the test part of the cohort is locked away and judged once by the networks
-of the first fold, for McNemar and the bootstrap; folds divide the training part only.
+Diagnosis alone, stage alone, and both on a shared backbone, with the same films, seeds, epochs and budget.
+The decision a reader would question: the test part of the cohort is locked away and judged once by the
+networks of the first fold, for McNemar and the bootstrap; folds divide the training part only.
 """
 
 from __future__ import annotations
