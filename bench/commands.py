@@ -9,17 +9,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from screener.errors import ConfigError
 from screener.settings import RunSettings
 
 if TYPE_CHECKING:
     from bench.archive_factory import ArchiveRecipe
     from bench.measure import BenchRequest
+    from bench.scaling import ScalingResult
 
 app = typer.Typer(help="Measure every step and the whole stream on this machine, alone or against peers.")
 
 DEFAULT_MIX = "raw=40,jpeg_lossless=30,j2k=20,jpegls=10"
+EVEN_MIX = "raw=1,jpeg_lossless=1,j2k=1,jpegls=1"
 LARGE = "3056x2544"
 VARIED = "3056x2544,2500x2048,2022x2022,2140x1760,2836x2336"
+SCALING_DISTINCT = 200
+"""The same for archives of thousands of files: 1.7 GB of 7.8-megapixel films in four encodings."""
 QUICK_COUNT, QUICK_REPEATS = 32, 1
 NUM_DISTINCT = 48
 """Files of an archive made for measuring that lie on the disk; the rest are hard links to them."""
@@ -36,6 +41,9 @@ Bits = Annotated[str, typer.Option(help="Bits stored: 12, a list 10,12 or a rang
 Pictures = Annotated[
     Path | None, typer.Option(help="Folder of PNG, JPEG or TIFF chest pictures to make the films from.")
 ]
+BatchSize = Annotated[int, typer.Option(help="Images per engine call.")]
+Workers = Annotated[int, typer.Option(help="Decoder processes; 0 is one per core.")]
+Distinct = Annotated[int, typer.Option(help="Files that lie on the disk; the rest are hard links to them.")]
 Seed = Annotated[int, typer.Option(help="Same seed, same bytes.")]
 
 
@@ -60,8 +68,8 @@ def bench(
     pictures: Pictures = None,
     seed: Seed = 0,
     bundle: BundlePath = None,
-    batch_size: Annotated[int, typer.Option(help="Images per engine call.")] = RunSettings().batch_size,
-    workers: Annotated[int, typer.Option(help="Decoder processes; 0 is one per core.")] = 0,
+    batch_size: BatchSize = RunSettings().batch_size,
+    workers: Workers = 0,
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or int8.")] = "auto",
 ) -> None:
     """Run every step alone and all together, and print what came of it."""
@@ -120,6 +128,90 @@ def compare(
         was, now = (getattr(result.circumstances, name) for result in (first, second))
         if was != now:
             typer.echo(f"different {name}: {was} and {now}", err=True)
+
+
+@app.command()
+def memory(
+    counts: Annotated[str, typer.Option(help="Files of the archives, smallest first.")] = "1000,20000",
+    mix: Mix = EVEN_MIX,
+    sizes: Sizes = LARGE,
+    distinct: Distinct = SCALING_DISTINCT,
+    batch_size: BatchSize = RunSettings().batch_size,
+    workers: Workers = 0,
+    json_file: JsonFile = None,
+    plot: Plot = None,
+) -> None:
+    """Watch the memory of `screener run` and all its processes; exits with 1 if it grows or passes 2 GB."""
+    from bench.plots import lines
+    from bench.scaling import MAX_BYTES
+    from screener.settings import available_cores
+
+    points = [(count, available_cores()) for count in _numbers("--counts", counts)]
+    settings = RunSettings(batch_size=batch_size, workers=workers)
+    result = _scale(_recipe(1, mix, sizes, "12", 0, distinct), points, settings, json_file)
+    if plot is not None:
+        series = {
+            f"{point.num_files:,} files": [
+                (sample.seconds / point.memory[-1].seconds, sample.pss_bytes / 1e6) for sample in point.memory
+            ]
+            for point in result.points
+        }
+        lines(series, plot, across="share of the run", up="memory of all processes, MB")
+    if not result.flat_memory:
+        typer.echo(f"memory grows, or passes {MAX_BYTES / 1e9:g} GB", err=True)
+        raise typer.Exit(1)
+
+
+@app.command()
+def curve(
+    counts: Annotated[str, typer.Option(help="Archive sizes, on all cores.")] = "1000,5000,20000",
+    cores: Annotated[str, typer.Option(help="Numbers of cores, on the first archive size.")] = "1,2",
+    mix: Mix = EVEN_MIX,
+    sizes: Sizes = LARGE,
+    distinct: Distinct = SCALING_DISTINCT,
+    batch_size: BatchSize = RunSettings().batch_size,
+    workers: Workers = 0,
+    json_file: JsonFile = None,
+    plot: Plot = None,
+) -> None:
+    """Images a second over cores and over archive size."""
+    from bench.plots import lines
+    from screener.settings import available_cores
+
+    files, most = _numbers("--counts", counts), available_cores()
+    points = [(files[0], number) for number in _numbers("--cores", cores) if number != most]
+    points += [(count, most) for count in files]
+    settings = RunSettings(batch_size=batch_size, workers=workers)
+    result = _scale(_recipe(1, mix, sizes, "12", 0, distinct), points, settings, json_file)
+    if plot is not None:
+        by_cores: dict[str, list[tuple[float, float]]] = {}
+        for point in result.points:
+            line = by_cores.setdefault(f"{point.cores} cores", [])
+            line.append((point.num_files, point.files_per_s))
+        lines(by_cores, plot, across="files of the archive", up="images/s", logarithmic=True)
+
+
+def _scale(
+    recipe: ArchiveRecipe, points: list[tuple[int, int]], settings: RunSettings, json_file: Path | None
+) -> ScalingResult:
+    from bench.scaling import measure_scaling
+    from bench.tables import scaling_table
+
+    result = measure_scaling(recipe, points, settings, _announce)
+    _print(scaling_table(result))
+    if json_file is not None:
+        result.save(json_file)
+    return result
+
+
+def _numbers(flag: str, text: str) -> list[int]:
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if not numbers or min(numbers) < 1:
+        raise ConfigError(f"{flag} {text}: expected for example 1000,20000")
+    return numbers
 
 
 def _measure(

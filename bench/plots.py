@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,7 +47,12 @@ def _share(cost: dict[tuple[str, str], float], archive: str, step: str) -> float
 
 
 def lines(
-    series: dict[str, Sequence[tuple[float, float]]], path: Path, *, across: str, up: str, logarithmic: bool
+    series: Mapping[str, Sequence[tuple[float, float]]],
+    path: Path,
+    *,
+    across: str,
+    up: str,
+    logarithmic: bool = False,
 ) -> None:
     """Plot named series of (x, y) as lines that start at zero.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.table import Table
 
 from bench.results import BenchResult, PeerResult
+from bench.scaling import ScalingResult
 
 
 def steps_table(result: BenchResult) -> Table:
@@ -91,6 +92,24 @@ def comparison_table(before: BenchResult, after: BenchResult) -> Table:
     for key, rate in earlier.items():
         if key in later:
             table.add_row(*key, f"{rate:,.1f}", f"{later[key]:,.1f}", f"{later[key] / rate:.2f}")
+    return table
+
+
+def scaling_table(result: ScalingResult) -> Table:
+    """Speed and memory of every run."""
+    table = _table(
+        "screener run", "files", "cores", "workers", "images/s", "seconds", "peak MB", "memory growth"
+    )
+    for point in result.points:
+        table.add_row(
+            f"{point.num_files:,}",
+            str(point.cores),
+            str(point.num_workers),
+            f"{point.files_per_s:,.1f}",
+            f"{point.seconds:,.0f}",
+            f"{point.peak_bytes / 1e6:,.0f}",
+            f"{point.growth:+.1%}",
+        )
     return table
 
 

@@ -1,47 +1,48 @@
-"""What a careful user would write: pydicom and torch, one film at a time, float32, the same networks.
-
-Run as `python -m bench.peers.plain_loop FILES... [--bundle DIR]`; prints one JSON line with the seconds that
-the loop took (imports and loading the networks are not counted) and the files read.
-"""
+"""What a careful user would write: pydicom and torch, one film at a time, float32, the same networks."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import time
+from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pydicom
 import torch
-from pydicom.pixels import apply_modality_lut, apply_voi_lut
+from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 from torch import Tensor
 from torch.nn import functional
 
-from engines.bundle import default_bundle, open_bundle
-from training.networks import ClassificationNetwork, SegmentationNetwork
-from training.restore import restore_networks
-
 SIDE = 768
+DISTRIBUTIONS = ("pydicom", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg", "torch")
+
+Network = Callable[..., tuple[Tensor, ...]]
 
 
 def main() -> None:
     """Time the loop over the files named on the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--networks", type=Path, required=True)
     parser.add_argument("files", nargs="+", type=Path)
-    parser.add_argument("--bundle", type=Path, default=default_bundle())
     given = parser.parse_args()
-    bundle = open_bundle(given.bundle, canvas_version="1", canvas_side=SIDE)
-    segmentation, classification = restore_networks(bundle)
+    segmentation, classification = (
+        torch.export.load(given.networks / f"{name}.pt2").module()
+        for name in ("segmentation", "classification")
+    )
     screen(given.files[0], segmentation, classification)  # warm-up
     began = time.perf_counter()
     for file in given.files:
         screen(file, segmentation, classification)
-    print(json.dumps({"seconds": time.perf_counter() - began, "files": len(given.files)}))
+    seconds = time.perf_counter() - began
+    versions = {name: version(name) for name in DISTRIBUTIONS}
+    print(json.dumps({"seconds": seconds, "files": len(given.files), "versions": versions}))
 
 
 @torch.inference_mode()
-def screen(file: Path, segmentation: SegmentationNetwork, classification: ClassificationNetwork) -> Tensor:
+def screen(file: Path, segmentation: Network, classification: Network) -> Tensor:
     """Stage probabilities of one film."""
     dataset = pydicom.dcmread(file)
     pixels = apply_voi_lut(apply_modality_lut(dataset.pixel_array, dataset), dataset).astype(np.float32)
@@ -51,8 +52,7 @@ def screen(file: Path, segmentation: SegmentationNetwork, classification: Classi
     canvas = _letterbox(torch.from_numpy(pixels)[None, None])
     lungs, box, _ = segmentation(canvas)
     _, stage, _, _ = classification(canvas, lungs, box)
-    probabilities: Tensor = stage.softmax(dim=1)
-    return probabilities
+    return stage.softmax(dim=1)
 
 
 def _letterbox(picture: Tensor) -> Tensor:

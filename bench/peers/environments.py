@@ -1,0 +1,94 @@
+"""Makes an environment of its own for each peer, with venv and pip, once.
+
+Environments stay in the user's cache folder, named by what they hold; one that could not be finished is made
+anew. What pip says when it cannot install a peer goes into the result: a peer that is not measured has no
+figures.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+_DICOM = ("pydicom>=3.0.1,<4", "pylibjpeg[all]>=2.1")
+_TORCH = "torch==2.13.0"
+
+
+class PeerUnavailable(Exception):
+    """A peer cannot be installed or does not start on this machine; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A script and what its environment needs."""
+
+    name: str
+    script: str
+    """File beside this one."""
+    requirements: tuple[str, ...]
+
+    @property
+    def path(self) -> Path:
+        """The script."""
+        return Path(__file__).with_name(self.script)
+
+
+PEERS = (
+    Peer("plain loop", "plain_loop.py", (_TORCH, *_DICOM, "numpy>=2")),
+    Peer("monai", "monai_loader.py", (_TORCH, *_DICOM, "monai>=1.5", "numpy>=2")),
+    Peer(
+        "torchxrayvision",
+        "torchxrayvision_batch.py",
+        (_TORCH, *_DICOM, "torchvision==0.28.0", "torchxrayvision>=1.5"),
+    ),
+)
+
+
+def python_of(peer: Peer, cache: Path | None = None) -> Path:
+    """The interpreter of a peer's environment, made if missing.
+
+    Args:
+        peer: what to install.
+        cache: folder of the environments; None takes the user's cache folder.
+
+    Raises:
+        PeerUnavailable: venv or pip failed; nothing half-made stays.
+    """
+    folder = (cache or _cache_folder()) / f"{Path(peer.script).stem}-{_digest(peer)}"
+    python, complete = folder / "bin" / "python", folder / "complete"
+    if complete.exists():
+        return python
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        _call([sys.executable, "-m", "venv", str(folder)])
+        _call([str(python), "-m", "pip", "install", "--quiet", *peer.requirements])
+    except PeerUnavailable:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    complete.touch()
+    return python
+
+
+def _cache_folder() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "screener" / "peers"
+
+
+def _digest(peer: Peer) -> str:
+    content = "\n".join((*peer.requirements, sys.version)).encode()
+    return hashlib.sha256(content).hexdigest()[:12]
+
+
+def _call(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - fixed commands
+    if done.returncode:
+        lines = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
+        said = next(
+            (line for line in reversed(lines) if "ERROR" in line), lines[-1] if lines else "no output"
+        )
+        raise PeerUnavailable(f"{Path(command[2]).name} failed: {said.strip()}")
