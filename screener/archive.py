@@ -55,13 +55,20 @@ def _walk(base: str, skip: frozenset[str]) -> Iterator[ArchiveEntry]:
         subfolders: list[str] = []
         for entry in entries:
             path = prefix + entry.name
-            if not entry.is_dir(follow_symlinks=False):
+            if not _is_folder(entry):
                 yield _entry(path, entry, base)
             elif entry.path not in skip:
                 subfolders.append(path)
         if not is_whole:
             yield ArchiveEntry(folder or ".", 0, 0, Reason.UNREADABLE_FOLDER)
         pending.extend(reversed(subfolders))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir(follow_symlinks=False)
+    except OSError:  # a file system that lists no types, and a folder that may be listed but not entered
+        return False  # its stat fails alike, and says so
 
 
 def _list(folder: str) -> tuple[list[os.DirEntry[str]], bool]:

@@ -23,7 +23,7 @@ from screener.display import (
     modality_values,
     voi_values,
 )
-from screener.errors import DecodeError, Reason
+from screener.errors import CorruptPixelData, DecodeError, Reason
 from screener.frame import EncodedFrame
 from screener.letterbox import CANVAS_SIDE, Drawing, Image, Placement, draw_stored_values
 from screener.polarity import Polarity, judge_polarity
@@ -101,7 +101,8 @@ def draw_canvas(
         Where the picture lies, what was clipped, what was corrected.
 
     Raises:
-        DecodeError: `BLANK_IMAGE`, the picture has a single value.
+        DecodeError: `BLANK_IMAGE`, the picture has a single value; `DECODE_FAILED`, its grey levels are not
+            finite.
     """
     drawing = draw_stored_values(picture, transform.padding, rows, columns)
     decoded = Decoded(picture.reduction, picture.route, picture.flags)
@@ -122,6 +123,8 @@ def paint_canvas(
         DecodeError: `BLANK_IMAGE`, the picture has a single value.
     """
     grey, flags = _grey_levels(drawing, transform)
+    if not np.isfinite(grey).all():  # one such film would stop the networks, and with them the whole run
+        raise CorruptPixelData("the header's transforms give grey levels that are not finite")
     if transform.inverted:
         np.subtract(1, grey, out=grey)
     if drawing.inside is not None:

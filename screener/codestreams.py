@@ -93,7 +93,8 @@ def _read_jpeg(payload: Buffer) -> Codestream:
             break
         position += 2 + length
     precision, rows, columns, components = struct.unpack_from(">BHHB", payload, position + 4)
-    if b"\xff\xd9" not in bytes(payload[-_TRAILER_BYTES:]):
+    # After the start of frame only: a thumbnail in an application segment has an end of its own.
+    if b"\xff\xd9" not in bytes(payload[max(position, len(payload) - _TRAILER_BYTES) :]):
         raise _truncated("JPEG end of image is missing")
     coding = _jpeg_coding(marker)
     halvings = MOST_HALVINGS if coding is Coding.JPEG and precision == 8 else 0

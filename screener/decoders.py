@@ -8,6 +8,7 @@ route names it.
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
@@ -94,6 +95,10 @@ def _openjph(stream: Codestream, reduction: int) -> Words:
         return imagecodecs.htj2k_decode(_buffer(stream), skipres=skip or None)
 
 
+_HOOK = threading.Lock()
+"""`sys.unraisablehook` belongs to the process: two threads must not put back each other's."""
+
+
 @contextmanager
 def _no_lost_errors() -> Iterator[None]:
     """Raise what a binding lost on its way out.
@@ -102,12 +107,13 @@ def _no_lost_errors() -> Iterator[None]:
     picture as far as it came; without this a damaged film would be screened half black.
     """
     lost: list[str] = []
-    previous = sys.unraisablehook
-    sys.unraisablehook = lambda unraisable: lost.append(str(unraisable.exc_value))
-    try:
-        yield
-    finally:
-        sys.unraisablehook = previous
+    with _HOOK:
+        previous = sys.unraisablehook
+        sys.unraisablehook = lambda unraisable: lost.append(str(unraisable.exc_value))
+        try:
+            yield
+        finally:
+            sys.unraisablehook = previous
     if lost:
         raise RuntimeError(lost[0])
 

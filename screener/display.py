@@ -19,6 +19,9 @@ from pydicom.dataset import Dataset
 from screener.records import Float32, Instance
 from screener.transfer_syntax import is_big_endian
 
+_LARGEST_RESCALE = 1e9
+"""A larger slope or intercept leaves nothing of 16-bit pixels in float32, or overflows it."""
+
 
 class VoiFunction(StrEnum):
     """VOI LUT Function (0028,1056)."""
@@ -35,6 +38,13 @@ class Window:
     centre: float
     width: float
     function: VoiFunction = VoiFunction.LINEAR
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Highest value shown black and lowest shown white; without meaning for a sigmoid."""
+        if self.function is VoiFunction.LINEAR_EXACT:
+            return self.centre - self.width / 2, self.centre + self.width / 2
+        return self.centre - 0.5 - (self.width - 1) / 2, self.centre - 0.5 + (self.width - 1) / 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +96,14 @@ def display_transform(dataset: Dataset, instance: Instance) -> DisplayTransform:
     """
     order: Literal["<", ">"] = ">" if is_big_endian(instance.transfer_syntax_uid) else "<"
     modality_lut = _lookup_table(dataset, "ModalityLUTSequence", order, signed_input=instance.is_signed)
-    signed_units = instance.is_signed or _number(dataset, "RescaleIntercept", 0.0) < 0
+    slope, intercept = _rescale(dataset)
+    signed_units = instance.is_signed or intercept < 0
     window = _window(dataset)
     shape = str(dataset.get("PresentationLUTShape", "") or "").strip().upper()
     relationship = str(dataset.get("PixelIntensityRelationship", "") or "").strip().upper()
     return DisplayTransform(
-        slope=_number(dataset, "RescaleSlope", 1.0) or 1.0,
-        intercept=_number(dataset, "RescaleIntercept", 0.0),
+        slope=slope,
+        intercept=intercept,
         modality_lut=modality_lut,
         voi_lut=_lookup_table(dataset, "VOILUTSequence", order, signed_input=signed_units),
         window=window,
@@ -129,9 +140,7 @@ def apply_window(values: Float32, window: Window) -> Float32:
         exponent = np.clip((values - np.float32(centre)) * np.float32(-4 / width), -80, 80)
         sigmoid: Float32 = 1 / (1 + np.exp(exponent))
         return sigmoid
-    if window.function is VoiFunction.LINEAR_EXACT:
-        return linear_ramp(values, centre - width / 2, centre + width / 2)
-    return linear_ramp(values, centre - 0.5 - (width - 1) / 2, centre - 0.5 + (width - 1) / 2)
+    return linear_ramp(values, *window.ends)
 
 
 def linear_ramp(values: Float32, low: float, high: float) -> Float32:
@@ -153,6 +162,13 @@ def _number(dataset: Dataset, keyword: str, default: float) -> float:
     except (TypeError, ValueError, IndexError, OverflowError):
         return default
     return number if math.isfinite(number) else default
+
+
+def _rescale(dataset: Dataset) -> tuple[float, float]:
+    """Rescale Slope and Intercept; 1 and 0 where they are missing, zero or no rescale of 16-bit pixels."""
+    slope = _number(dataset, "RescaleSlope", 1.0) or 1.0
+    intercept = _number(dataset, "RescaleIntercept", 0.0)
+    return (slope, intercept) if max(abs(slope), abs(intercept)) <= _LARGEST_RESCALE else (1.0, 0.0)
 
 
 def _window(dataset: Dataset) -> Window | None:

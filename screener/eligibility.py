@@ -32,6 +32,8 @@ _DERIVED_TEXTS = re.compile(
 )
 """Series and derivation descriptions that devices give the same pictures."""
 _REPORT_TYPES = re.compile(r"REPORT|DOSE.?INFO")
+_COLOUR = ("RGB", "YBR_")
+"""Photometric Interpretations of three samples, where Samples per Pixel is missing."""
 _BITS_ALLOCATED = (8, 16)
 
 
@@ -50,6 +52,8 @@ def check_eligible(parsed: ParsedHeader, settings: RunSettings) -> Instance:
     if not parsed.is_whole:
         raise DecodeError(Reason.CORRUPT_HEADER, "header is cut off or does not parse")
     if parsed.pixel_data_offset is None:
+        if not any(parsed.elements.code(tag) for tag in (SOP_CLASS_UID, MODALITY)):
+            raise DecodeError(Reason.CORRUPT_HEADER, "nothing in it says what it is")
         raise NotARadiograph(Reason.NO_PIXEL_DATA)
     if parsed.instance is None:
         raise DecodeError(Reason.CORRUPT_HEADER, "pixel data without Rows, Columns or Bits Allocated")
@@ -84,8 +88,8 @@ def _check_object(elements: Elements, instance: Instance | None) -> None:
 
 def _check_picture_type(elements: Elements, instance: Instance | None) -> None:
     """Colour, frames, and what Image Type and the derivation say."""
-    samples = elements.unsigned_short(_SAMPLES_PER_PIXEL) or 1
     photometric = instance.photometric_interpretation if instance else ""
+    samples = elements.unsigned_short(_SAMPLES_PER_PIXEL) or (3 if photometric.startswith(_COLOUR) else 1)
     if samples > 1 or photometric == "PALETTE COLOR":
         raise NotARadiograph(Reason.COLOUR, f"{samples} samples per pixel {photometric}".strip())
     frames = elements.integer_string(_NUMBER_OF_FRAMES) or 1

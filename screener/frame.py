@@ -23,6 +23,8 @@ from screener.transfer_syntax import ENCAPSULATED, SUPPORTED, is_big_endian, nam
 _UNDEFINED_LENGTH = 0xFFFFFFFF
 _ITEM = b"\xfe\xff\x00\xe0"
 _SEQUENCE_DELIMITER = b"\xfe\xff\xdd\xe0"
+MAX_ITEMS = 1 << 18
+"""More fragments than this of one frame are no fragmentation but an attack on memory."""
 _CODESTREAM_STARTS = (b"\xff\xd8\xff", b"\xff\x4f\xff\x51", b"\x00\x00\x00\x0cjP")
 
 
@@ -167,6 +169,8 @@ def _items(dataset: memoryview, position: int) -> list[memoryview]:
         if position + length > len(dataset):
             found = f"a fragment of {length} bytes has {len(dataset) - position}"
             raise CorruptPixelData(found, Reason.TRUNCATED_PIXEL_DATA)
+        if len(items) >= MAX_ITEMS:
+            raise CorruptPixelData(f"more than {MAX_ITEMS} fragments of one frame")
         items.append(dataset[position : position + length])
         position += length
     return items

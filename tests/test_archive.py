@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from screener import archive
 from screener.archive import base_folder, walk
 from screener.errors import ConfigError, Reason
 
@@ -130,6 +131,25 @@ def test_folder_without_permission_is_one_entry(tmp_path: Path) -> None:
     finally:
         closed.chmod(0o700)
     assert (entry.relative_path, entry.reason) == ("closed", Reason.UNREADABLE_FOLDER)
+
+
+def test_folder_that_may_be_listed_and_not_entered_ends_no_walk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a file system lists no types, asking whether an entry is a folder raises."""
+
+    class Typeless:
+        def __init__(self, name: str) -> None:
+            self.name, self.path = name, str(tmp_path / name)
+
+        def is_dir(self, *, follow_symlinks: bool) -> bool:
+            raise PermissionError(13, "Permission denied", self.path)
+
+        stat = is_dir
+
+    monkeypatch.setattr(archive, "_list", lambda _: ([Typeless("a"), Typeless("b")], True))
+    found = [(entry.relative_path, entry.reason) for entry in walk(tmp_path)]
+    assert found == [("a", Reason.UNREADABLE_FILE), ("b", Reason.UNREADABLE_FILE)]
 
 
 def test_skipped_folder_is_no_part_of_the_archive(tmp_path: Path) -> None:

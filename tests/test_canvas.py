@@ -266,6 +266,14 @@ def test_a_picture_with_one_value_is_blank(dtype: type[np.generic]) -> None:
 # Codecs must not matter
 
 
+@pytest.mark.filterwarnings("ignore:(overflow|invalid value):RuntimeWarning")
+def test_grey_levels_that_are_not_finite_cost_one_film_and_not_the_run() -> None:
+    """A canvas with NaN gives logits with NaN, which rightly stop every other film, too."""
+    with pytest.raises(DecodeError, match="not finite") as error:
+        draw(square_film(), DisplayTransform(slope=3e38))
+    assert error.value.reason is Reason.DECODE_FAILED
+
+
 def test_pixel_hash_knows_the_picture_and_not_its_encoding() -> None:
     film = chest_picture(900, 700)
     frame = frame_of(film, J2K)

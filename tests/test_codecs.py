@@ -347,6 +347,16 @@ def test_truncated_codestream_fails_and_is_never_half_grey(uid: str, kept: float
         assert error.value.reason in (Reason.DECODE_FAILED, Reason.TRUNCATED_PIXEL_DATA)
 
 
+def test_end_marker_of_a_thumbnail_is_not_the_films() -> None:
+    source = chest_picture(320, 264, bits=8)
+    payload = encode(source, JPEG_BASELINE, bits=8)
+    thumbnail = b"\xff\xe1\x00\x08\xff\xd8\xff\xd9\x00\x00"
+    cut = payload[:2] + thumbnail + payload[2 : len(payload) // 2]
+    with pytest.raises(DecodeError) as error:
+        decode(frame_of(cut, source.shape, JPEG_BASELINE, bits=8), cover_px=None)
+    assert error.value.reason is Reason.TRUNCATED_PIXEL_DATA
+
+
 @pytest.mark.parametrize("uid", ENCAPSULATED_LOSSLESS)
 def test_noise_instead_of_a_codestream_is_a_typed_failure(uid: str) -> None:
     rng = np.random.default_rng(5)

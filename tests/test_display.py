@@ -286,6 +286,14 @@ def test_broken_numbers_take_their_defaults() -> None:
     assert (transform.slope, transform.intercept) == (1.0, 0.0)
 
 
+@pytest.mark.parametrize("rescale", [(1e37, 0), (-1e38, 3e38), (1e300, 0), (1, 1e300), (1, -1e10)])
+def test_rescale_that_would_overflow_is_none(rescale: tuple[float, float]) -> None:
+    dataset = film_dataset(SMALL)
+    dataset.RescaleSlope, dataset.RescaleIntercept = (f"{value:g}" for value in rescale)
+    transform = transform_of(dataset)
+    assert (transform.slope, transform.intercept) == (1.0, 0.0)
+
+
 def test_lut_data_of_odd_length_is_cut_to_words() -> None:
     dataset = film_dataset(SMALL, bits_stored=12)
     item = lut_item(np.arange(16).astype(np.uint16), 0, bits=12)

@@ -12,6 +12,7 @@ from pydicom import dcmread
 
 from screener.codecs import decode
 from screener.errors import DecodeError, Reason, UnsupportedTransferSyntax
+from screener.frame import MAX_ITEMS
 from screener.settings import RunSettings
 from tests.factories import (
     LOSSLESS_SYNTAXES,
@@ -140,6 +141,7 @@ def test_fragments_are_joined_and_offset_tables_skipped(tmp_path: Path) -> None:
         (item(b"") + ITEM + struct.pack("<I", 5000) + b"short", Reason.TRUNCATED_PIXEL_DATA),
         (item(b"") + ITEM + b"\xff\xff\xff\xff" + b"nested", Reason.DECODE_FAILED),
         (item(b"") + b"something else altogether", Reason.DECODE_FAILED),
+        (item(b"") * (MAX_ITEMS + 1) + item(b"film") + DELIMITER, Reason.DECODE_FAILED),
     ],
 )
 def test_broken_encapsulation_is_a_typed_failure(tmp_path: Path, value: bytes, reason: Reason) -> None:

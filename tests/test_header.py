@@ -302,6 +302,8 @@ def test_contradictory_statements_leave_it_to_the_picture() -> None:
         ({"Rows": 0}, Reason.CORRUPT_HEADER),
         ({"Rows": None}, Reason.CORRUPT_HEADER),
         ({"PixelData": None}, Reason.NO_PIXEL_DATA),
+        ({"SamplesPerPixel": None, "PhotometricInterpretation": "YBR_FULL_422"}, Reason.COLOUR),
+        ({"SamplesPerPixel": None, "PhotometricInterpretation": "RGB"}, Reason.COLOUR),
     ],
 )
 def test_statement_gets_its_reason(tags: dict[str, object], reason: Reason) -> None:
@@ -556,3 +558,8 @@ def test_ct_slice_costs_a_fraction_of_what_pydicom_takes() -> None:
         f"\nCT slice {ours * 1e3:.2f} ms, by pydicom {pydicoms * 1e3:.2f} ms; film {films * 1e3:.2f} ms\n"
     )
     assert ours < pydicoms / 2
+
+
+@pytest.mark.parametrize("rest", [b"", b"\1\2\3", b"\xf3" * 9000])
+def test_prefix_without_a_data_set_is_corrupt_and_not_understood(rest: bytes) -> None:
+    assert _reason(bytes(128) + b"DICM" + rest) is Reason.CORRUPT_HEADER
