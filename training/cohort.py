@@ -96,7 +96,6 @@ def _make(slot: Slot, seed: int, out: Path) -> tuple[CohortFilm, tuple[Opacity, 
 
 def _write_part(number: int, slots: tuple[Slot, ...], seed: int, out: Path) -> int:
     """Make the films of one part; the part's table is renamed into place last."""
-    cv2.setNumThreads(1)
     rows: list[dict[str, object]] = []
     bodies: list[dict[str, object]] = []
     for slot in slots:
@@ -120,7 +119,9 @@ def _write(table: pl.DataFrame, path: Path) -> None:
 
 def _claim(out: Path, settings: CohortSettings, hosts: tuple[RealFilm, ...]) -> None:
     """Create the folder, or check that it holds the same cohort."""
-    listed = hashlib.sha256("\n".join(host.key for host in hosts).encode()).hexdigest()[:16]
+    listed = hashlib.sha256()
+    for host in hosts:
+        listed.update(host.key.encode() + host.mask.read_bytes())
     described = {
         "format": FORMAT,
         "generator_version": GENERATOR_VERSION,
@@ -129,7 +130,7 @@ def _claim(out: Path, settings: CohortSettings, hosts: tuple[RealFilm, ...]) -> 
         "real_share": settings.real_share if hosts else 0.0,
         "other_share": settings.other_share,
         "num_real_films": len(hosts),
-        "real_films_sha256": listed,
+        "real_films_sha256": listed.hexdigest()[:16],
     }
     path = out / "cohort.json"
     if path.exists():
@@ -141,6 +142,18 @@ def _claim(out: Path, settings: CohortSettings, hosts: tuple[RealFilm, ...]) -> 
     for name in ("canvas", "lungs", "zones", "parts"):
         (out / name).mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(described, indent=2) + "\n")
+
+
+def _make_parts(jobs: list[tuple[int, tuple[Slot, ...], int, Path]], workers: int) -> Iterator[int]:
+    """Run the jobs, in this process if one worker is enough; yields the films of each finished part."""
+    if workers == 1 or len(jobs) < 2:
+        yield from (_write_part(*job) for job in jobs)
+        return
+    # Forked children of a process that has used Polars can hang: start clean ones.
+    context = get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+        for job in as_completed([pool.submit(_write_part, *job) for job in jobs]):
+            yield job.result()
 
 
 def build(
@@ -165,13 +178,11 @@ def build(
     slots = deal(settings, hosts)
     parts = [slots[start : start + _PART_FILMS] for start in range(0, len(slots), _PART_FILMS)]
     missing = [n for n in range(len(parts)) if not (out / f"parts/films-{n:05d}.parquet").exists()]
-    # Forked children of a process that has used Polars can hang: start clean ones.
-    with ProcessPoolExecutor(workers or available_cores(), mp_context=get_context("spawn")) as pool:
-        jobs = [pool.submit(_write_part, n, parts[n], settings.seed, out) for n in missing]
-        for job in as_completed(jobs):
-            finished = job.result()
-            if on_progress is not None:
-                on_progress(finished)
+    for finished in _make_parts(
+        [(n, parts[n], settings.seed, out) for n in missing], workers or available_cores()
+    ):
+        if on_progress is not None:
+            on_progress(finished)
     for table, stem in (("cohort", "films"), ("opacities", "opacities")):
         whole = pl.concat([pl.read_parquet(out / f"parts/{stem}-{n:05d}.parquet") for n in range(len(parts))])
         _write(whole, out / f"{table}.parquet")
