@@ -8,6 +8,7 @@ speak of single persons; `public` leaves them out.
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,7 +42,14 @@ from screener.epidemiology.strata import (
     parse_dimensions,
     with_strata,
 )
-from screener.epidemiology.tables import PERSONS, PRIVATE_TABLES, empty, write_hive, write_tables
+from screener.epidemiology.tables import (
+    PERSONS,
+    PRIVATE_TABLES,
+    REPORT_TABLES,
+    empty,
+    write_hive,
+    write_tables,
+)
 from screener.epidemiology.worklist import worklist
 from screener.errors import ConfigError, ReportError
 from screener.pseudonyms import Pseudonyms, load_key
@@ -87,7 +95,7 @@ def build_report(settings: ReportSettings) -> ReportSummary:
     if settings.public:
         written.pop("confusion", None)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        _clear(folder)
         write_tables(folder / "tables", written, content.campaign.metadata)
         if from_readings := accuracy_of_readings(content.tables["accuracy"], CONSENSUS):
             write_accuracy(folder / ACCURACY_FILE, from_readings)
@@ -105,6 +113,18 @@ def build_report(settings: ReportSettings) -> ReportSummary:
         num_thumbnails=page.num_thumbnails,
         warnings=content.warnings,
     )
+
+
+def _clear(folder: Path) -> None:
+    """Remove what an earlier report wrote: a public one must not stand beside a private one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in REPORT_TABLES:
+        for suffix in ("parquet", "csv"):
+            (folder / "tables" / f"{name}.{suffix}").unlink(missing_ok=True)
+    for name in ("report.html", ACCURACY_FILE):
+        (folder / name).unlink(missing_ok=True)
+    if (folder / "hive").is_dir():
+        shutil.rmtree(folder / "hive")
 
 
 def analyse(settings: ReportSettings) -> ReportContent:

@@ -86,7 +86,9 @@ def test_the_hive_layout_is_read_back_by_duckdb() -> None:
 
 def test_a_public_report_speaks_of_no_single_person(tmp_path: Path) -> None:
     campaign = shared_campaign()
+    build_report(settings_for(campaign, tmp_path / "public", hive=True))  # an earlier, private report
     done = build_report(settings_for(campaign, tmp_path / "public", public=True))
+    assert not (tmp_path / "public" / "hive").exists()
     written = {path.stem for path in (tmp_path / "public" / "tables").iterdir()}
     assert not written & {*PRIVATE_TABLES, "confusion"}
     page = done.page.read_text(encoding="utf-8")
