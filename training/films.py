@@ -1,10 +1,10 @@
 """Real films as hosts for drawn findings: a picture and its lung mask in, the picture with opacities out.
 
-A real film arrives processed, so findings cannot be added to its line integral. Instead its ribs and
-vessels are the ruler of its picture transfer: in phantoms, grey per unit of attenuation over the spread of fine
-detail inside the lungs is nearly constant whatever the processing, and that ratio gives a real film's slope.
-Findings are added in grey through it, up to the grey of the film's mediastinum. A reader would question the
-ruler: a film with much disease of its own has more detail, hence the robust spread.
+A real film arrives processed, so findings cannot be added to its line integral. Instead its ribs and vessels
+are the ruler of its picture transfer: in phantoms, grey per unit of attenuation over the spread of fine detail
+inside the lungs is nearly constant whatever the processing, and that ratio gives a real film's slope. Findings
+are added in grey through it, up to the grey of the film's mediastinum. A reader would question the ruler: a
+film with much disease of its own has more detail, hence the robust spread.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import csv
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -24,9 +23,7 @@ from training.findings import Confounder, FindingPlan
 from training.nuisances import Nuisance, devices, markers
 from training.opacities import Field
 from training.phantom import DEVICE_PER_MM, SOFT_PER_MM
-
-if TYPE_CHECKING:
-    from training.phantom_film import Film
+from training.phantom_film import Film, draw_findings, zones_of
 
 Float32 = npt.NDArray[np.float32]
 UInt8 = npt.NDArray[np.uint8]
@@ -199,8 +196,6 @@ def real_film(
     Raises:
         ConfigError: picture and mask cannot be read or do not fit.
     """
-    from training.phantom_film import Film, draw_findings, zones_of
-
     image, lungs = _position(*_read_pair(host), nuisance)
     rows = np.nonzero((lungs > 0).any(axis=1))[0]
     pixel_mm = float(np.clip(LUNG_HEIGHT_MM / max(np.ptp(rows) * 0.93, 1.0), 0.30, 0.75))

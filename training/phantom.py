@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -133,8 +134,6 @@ def attenuate(anatomy: Anatomy, frame: Frame, rng: np.random.Generator) -> Proje
     Returns:
         Line integrals, masks and lung thickness on the frame's grid.
     """
-    import cv2
-
     x, z = frame.grid()
     thickness, taken, lungs = _lung_field(anatomy, x, z)
     soft = _body(anatomy, x, z) + _chest_wall(anatomy, x, z, rng)
@@ -151,8 +150,6 @@ def attenuate(anatomy: Anatomy, frame: Frame, rng: np.random.Generator) -> Proje
 
 def _parenchyma(frame: Frame, rng: np.random.Generator) -> Float32:
     """Small vessels and septa beyond the tree, as a random texture (mm per root mm of lung)."""
-    import cv2
-
     grain = rng.standard_normal((frame.rows, frame.columns), dtype=np.float32)
     texture = np.zeros_like(grain)
     for scale_mm, weight in ((0.8, 0.30), (1.6, 0.42), (3.5, 0.45)):

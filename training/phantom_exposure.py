@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -45,8 +46,6 @@ class Exposure:
 
 def _blur(picture: Float32, sigma_px: float) -> Float32:
     """Gaussian blur; wide ones on a reduced grid."""
-    import cv2
-
     if sigma_px < 6:
         return np.asarray(cv2.GaussianBlur(picture, (0, 0), max(sigma_px, 0.1)), np.float32)
     step = max(int(sigma_px / 3), 1)
@@ -63,8 +62,6 @@ def detect(
 
     Without a generator the picture is free of noise.
     """
-    import cv2
-
     primary = np.exp(-np.clip(attenuation, 0, 9)).astype(np.float32)
     scattering = np.minimum(primary, 0.30)
     signal = primary + exposure.scatter_ratio * _blur(scattering, exposure.scatter_mm / pixel_mm)

@@ -7,6 +7,7 @@ the scapulae are plates in the frontal plane: their depth structure is hidden on
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -102,8 +103,6 @@ def clavicles(anatomy: Anatomy, frame: Frame, rng: np.random.Generator) -> Float
 
 
 def _polygon(frame: Frame, x: Float32, z: Float32) -> Float32:
-    import cv2
-
     row, column = frame.to_pixel(x.astype(np.float32), z.astype(np.float32))
     points = np.round(np.stack([column, row], axis=1) * 16).astype(np.int32)
     picture = np.zeros((frame.rows, frame.columns), np.uint8)
@@ -127,8 +126,6 @@ def _smooth_closed(points: list[tuple[float, float]], num: int = 160) -> tuple[F
 
 def scapulae(anatomy: Anatomy, frame: Frame, rng: np.random.Generator) -> Float32:
     """Compact-bone thickness of scapulae and humeral heads, mm; medial borders may overlie the lungs."""
-    import cv2
-
     total = np.zeros((frame.rows, frame.columns), np.float32)
     clear = rng.normal(6, 12)
     for side in (-1, 1):
