@@ -1,10 +1,10 @@
 """Real films as hosts for drawn findings: a picture and its lung mask in, the picture with opacities out.
 
-A real film arrives processed, so findings cannot be added to its line integral. Instead its ribs and vessels
-are the ruler of its picture transfer: in phantoms, grey per unit of attenuation over the spread of fine detail
-inside the lungs is nearly constant whatever the processing, and that ratio gives a real film's slope. Findings
-are added in grey through it, up to the grey of the film's mediastinum. A reader would question the ruler: a
-film with much disease of its own has more detail, hence the robust spread.
+A real film arrives processed, so findings cannot be added to its line integral. Instead its ribs and
+vessels are the ruler of its picture transfer: in phantoms, grey per unit of attenuation over the spread
+of fine detail inside the lungs is nearly constant whatever the processing, and that ratio gives a real
+film's slope. Findings are added in grey through it, up to the grey of the film's mediastinum. A reader
+would question the ruler: a film with much disease of its own has more detail, hence the robust spread.
 """
 
 from __future__ import annotations
