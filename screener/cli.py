@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from screener.run import RunRequest
 
 DEFAULTS = RunSettings()
+PIPED_COLUMNS = 120
 
 app = typer.Typer(
     help="Screens archives of DICOM chest radiographs for suspected pneumoconiosis.\n\n" + INTENDED_USE,
@@ -57,7 +58,9 @@ TimeoutS = Annotated[float, typer.Option(help="Seconds one file may take to deco
 RejectShare = Annotated[
     float, typer.Option(help="Exit with 3 above this share of rejected and failed files.")
 ]
-SaveMasks = Annotated[bool, typer.Option("--save-masks", help="Write lung masks as PNG.")]
+SaveMasks = Annotated[
+    bool, typer.Option("--save-masks", help="Write the lung masks of the films of this run as PNG.")
+]
 Pictures = Annotated[str, typer.Option(help="Films that get an overlay picture: none, referred or all.")]
 MaxMegapixels = Annotated[float, typer.Option(help="Refuse pictures declared larger than this.")]
 
@@ -115,6 +118,8 @@ def retry(
     workers: Workers = DEFAULTS.workers,
     timeout_s: TimeoutS = DEFAULTS.timeout_s,
     max_megapixels: MaxMegapixels = DEFAULTS.max_megapixels,
+    save_masks: SaveMasks = DEFAULTS.save_masks,
+    pictures: Pictures = DEFAULTS.pictures,
     as_json: AsJson = False,
 ) -> None:
     """Screen again what failed, and nothing else."""
@@ -127,6 +132,8 @@ def retry(
         workers=workers,
         timeout_s=timeout_s,
         max_megapixels=max_megapixels,
+        save_masks=save_masks,
+        pictures=pictures,  # type: ignore[arg-type]
     )
     root = archive or recorded_archive_root(campaign)
     reasons = retryable(reason or [])
@@ -228,6 +235,8 @@ def _screen(request: RunRequest, *, as_json: bool) -> None:
         _show(request, summary)
     if summary.interrupted:
         typer.echo("Interrupted; nothing is lost. Run the same command again to continue.", err=True)
+    elif not summary.found:
+        typer.echo("No file was found in the archive: is it the right folder, is its disk mounted?", err=True)
     raise typer.Exit(exit_code(summary, request.settings.reject_share))
 
 
@@ -237,9 +246,14 @@ def summary_json(request: RunRequest, summary: RunSummary) -> dict[str, Any]:
 
 
 def exit_code(summary: RunSummary, reject_share: float) -> ExitCode:
-    """3 when more than `reject_share` of the files handled were not screened; 1 when interrupted."""
+    """3 when more than `reject_share` of the files handled were not screened; 1 when interrupted.
+
+    2 when the archive holds nothing at all: more likely the wrong folder, or a disk that is not mounted.
+    """
     if summary.interrupted:
         return ExitCode.FAILED
+    if not summary.found:
+        return ExitCode.USAGE
     handled = summary.screened + summary.rejected + summary.failed
     not_screened = summary.rejected + summary.failed
     return ExitCode.TOO_MANY_REJECTED if not_screened > reject_share * handled else ExitCode.DONE
@@ -260,7 +274,10 @@ def _show(request: RunRequest, summary: RunSummary) -> None:
 def _print(*renderables: Any) -> None:  # noqa: ANN401 - rich has no common base class
     from rich.console import Console
 
-    Console().print(*renderables, sep="\n")
+    console = Console()
+    if not console.is_terminal:  # a file or a pipe has no width of its own; 80 columns would cut words off
+        console = Console(width=PIPED_COLUMNS)
+    console.print(*renderables, sep="\n")
 
 
 @contextmanager

@@ -157,7 +157,7 @@ def _encapsulated(dataset: memoryview, element: _PixelElement) -> bytes | memory
 
 def _items(dataset: memoryview, position: int) -> list[memoryview]:
     """Values of the items from `position` to the sequence delimiter; the end of the file also ends them."""
-    items = []
+    items: list[memoryview] = []
     while position + 8 <= len(dataset):
         tag = bytes(dataset[position : position + 4])
         (length,) = struct.unpack_from("<I", dataset, position + 4)

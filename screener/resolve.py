@@ -79,10 +79,20 @@ def csv_text(resolved: pl.DataFrame) -> str:
 
 
 def _flat(resolved: pl.DataFrame) -> pl.DataFrame:
+    """Without lists, and without text that a spreadsheet would take for a formula.
+
+    A header can say anything: `=HYPERLINK(...)` as a patient's name must stay text. As spreadsheets do it, an
+    apostrophe goes before it; whole numbers with a sign are left alone.
+    """
     lists = [name for name, dtype in resolved.schema.items() if dtype == pl.List(pl.String)]
-    return resolved.with_columns(pl.col(name).list.join(" ") for name in lists)
+    flat = resolved.with_columns(pl.col(name).list.join(" ") for name in lists)
+    text = pl.col(pl.String)
+    is_formula = text.str.contains(_FORMULA) & ~text.str.contains(_SIGNED_NUMBER)
+    return flat.with_columns(pl.when(is_formula).then("'" + text).otherwise(text).name.keep())
 
 
+_FORMULA = r"^\s*[=+\-@\t\r]"
+_SIGNED_NUMBER = r"^[+-]\d+$"
 _SHARED = frozenset({"file_id", "image_pid", "study_pid", "subject_pid", "study_date"})
 
 

@@ -17,6 +17,7 @@ import pytest
 
 from bench.archive_factory import ArchiveRecipe, Syntax, write_archive
 from screener import INTENDED_USE
+from screener.doctor import CODECS
 from screener.pseudonyms import load_key
 from tests.dicom_archive import REPOSITORY, copied_outcomes
 
@@ -67,6 +68,11 @@ def test_usage_errors_exit_with_2(tmp_path: Path) -> None:
     assert screener("run", tmp_path / "nothing", "--key-file", tmp_path / "key").returncode == 2
     assert screener("run", EXAMPLES, "--device", "abacus", "--key-file", tmp_path / "key").returncode == 2
     assert screener("no-such-command").returncode == 2
+    (tmp_path / "empty").mkdir()
+    done = screener("run", "empty", "--key-file", "key", "--json", cwd=tmp_path)
+    assert (done.returncode, json.loads(done.stdout)["found"]) == (2, 0)
+    assert "mounted" in done.stderr
+    assert pl.read_parquet(tmp_path / "empty-campaign" / "studies.parquet").height == 0
 
 
 def test_a_run_prints_rows_places_and_intended_use(tmp_path: Path) -> None:
@@ -162,7 +168,16 @@ def test_doctor_finds_this_installation_sound() -> None:
     assert done.returncode == 0, done.stdout
     checks = {check["name"]: check for check in json.loads(done.stdout)}
     assert checks["JPEG 2000"]["found"] == "decodes exactly"
+    codecs = {check["name"]: check["state"] for check in checks.values() if check["topic"] == "codec"}
+    assert codecs.keys() == CODECS.keys()
+    assert set(codecs.values()) == {"fine"}
     assert checks["default"]["state"] == "fine"
+
+
+def test_doctor_finds_a_codec_that_decodes_wrongly(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert CODECS["RLE"].run()
+    monkeypatch.setattr("imagecodecs.dicomrle_decode", lambda *_, out: bytes(out))
+    assert not CODECS["RLE"].run()
 
 
 def start(archive: Path, campaign: Path) -> subprocess.Popen[bytes]:

@@ -72,6 +72,19 @@ def test_csv_keeps_every_character_set_and_is_private(campaign: Path, tmp_path: 
     assert csv_text(resolve(campaign)) == out.read_text("utf-8-sig")
 
 
+def test_no_cell_is_a_formula_to_a_spreadsheet(tmp_path: Path) -> None:
+    hostile = ['=HYPERLINK("http://x","y")', "@SUM(1)", "+1+cmd|'/C calc'!A0", "-2+3", "\t=1", " =1"]
+    harmless = ["-12", "O=Brien", "王^小东"]
+    with open_campaign(tmp_path) as opened, opened.writer() as report:
+        for number, name in enumerate([*hostile, *harmless]):
+            report.add(screened(number, of=Identity(f"P{number}", patient_name=name)))
+    out = tmp_path / "named.csv"
+    write_resolved(resolve(tmp_path / "campaign", "images"), out, tmp_path / "campaign")
+    with out.open(encoding="utf-8-sig", newline="") as file:
+        written = {row["patient_name"] for row in csv.DictReader(file)}
+    assert written == {*(f"'{name}" for name in hostile), *harmless}
+
+
 def test_names_are_not_written_where_they_outlive_the_private_folder(campaign: Path) -> None:
     with pytest.raises(ConfigError, match="outside the campaign"):
         write_resolved(resolve(campaign), campaign / "named.csv", campaign)
