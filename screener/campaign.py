@@ -133,6 +133,19 @@ class Campaign:
         """
         return PendingEntries(self, entries, retry_reasons)
 
+    def forget_opened_folders(self, pending: PendingEntries) -> None:
+        """Take out the rows of folders that could not be listed once and now can, or are gone.
+
+        Args:
+            pending: the entries of a run that walked the archive to its end.
+
+        Raises:
+            ReportError: a part cannot be read or written.
+        """
+        closed = self.known.with_reason(Reason.UNREADABLE_FOLDER)
+        still = {self.pseudonyms.file_id(path) for path in pending.closed_folders}
+        self.parts.discard(closed.without(still))
+
     def writer(self) -> PartWriter:
         """A writer of rows, to be used in a `with` block."""
         return PartWriter(
@@ -181,6 +194,8 @@ class PendingEntries(Iterator[ArchiveEntry]):
         self._pending = self._select(iter(entries))
         self.num_skipped = 0
         """Entries not taken up so far: already done, or (in a retry) not asked for."""
+        self.closed_folders: list[str] = []
+        """Folders met so far that cannot be listed."""
 
     def __next__(self) -> ArchiveEntry:
         return next(self._pending)
@@ -188,6 +203,9 @@ class PendingEntries(Iterator[ArchiveEntry]):
     def _select(self, entries: Iterator[ArchiveEntry]) -> Iterator[ArchiveEntry]:
         while chunk := list(islice(entries, LOOKUP_CHUNK)):
             wanted = self._wanted(chunk)
+            self.closed_folders += [
+                entry.relative_path for entry in chunk if entry.reason is Reason.UNREADABLE_FOLDER
+            ]
             self.num_skipped += len(chunk) - sum(wanted)
             yield from (entry for entry, take in zip(chunk, wanted, strict=True) if take)
 

@@ -7,6 +7,7 @@ times the memory and seconds to fill; here a chunk of the archive walk is looked
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -113,6 +114,14 @@ class KnownFiles:
         keep[position[position >= 0]] = False
         whole = self._concatenated([self._take(keep), newer])
         return whole._take(np.argsort(whole.high, kind="stable"))
+
+    def with_reason(self, reason: Reason) -> KnownFiles:
+        """Those whose row has this reason."""
+        return self._take(self.reason == _REASONS.index(reason))
+
+    def without(self, file_ids: Collection[str]) -> KnownFiles:
+        """Those with other pseudonyms; meant for few."""
+        return self._take(np.array([file_id not in file_ids for file_id in self.file_ids()], np.bool_))
 
     def file_ids(self) -> list[str]:
         """The pseudonyms as the tables write them, 32 hex digits."""

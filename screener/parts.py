@@ -71,6 +71,16 @@ class Parts:
         self._next += 1
         self._cut_out(superseded)
 
+    def discard(self, files: KnownFiles) -> None:
+        """Take the rows of these files out for good; killed in between, some are left for the next time.
+
+        Raises:
+            ReportError: a part cannot be read or written.
+        """
+        if len(files):
+            self.known = self.known.without(frozenset(files.file_ids()))
+            self._cut_out(files)
+
     def _prepare_folders(self) -> None:
         self.images.mkdir(exist_ok=True)
         self.links.parent.mkdir(mode=PRIVATE_FOLDER_MODE, exist_ok=True)

@@ -136,4 +136,6 @@ def _screen_pending(
         HostLoader(campaign.archive_root, request.settings, stop) as loader,
     ):
         screen(pending, loader, reader, report, counters)
+    if request.retry_reasons is None and not stop.is_set():
+        campaign.forget_opened_folders(pending)
     return counters.summary(already_done=pending.num_skipped, interrupted=stop.is_set())

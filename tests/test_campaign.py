@@ -20,7 +20,7 @@ from screener.errors import ConfigError, Reason, ReportError
 from screener.fingerprint import Fingerprint
 from screener.known_files import COLUMNS, KnownFiles, split_digests
 from screener.pseudonyms import Pseudonyms
-from screener.records import ArchiveEntry, RunSummary
+from screener.records import ArchiveEntry, Rejection, RunSummary
 from screener.run_manifest import RunEnvironment, git_commit, write_run_manifest
 from screener.settings import RunSettings
 from screener.studies import build_studies
@@ -63,6 +63,21 @@ def test_time_beyond_64_bits_is_looked_up_like_any_other(tmp_path: Path) -> None
         report.add(rejected(0))
     with open_campaign(tmp_path) as campaign:
         assert list(campaign.pending([entry(0), far])) == [far]
+
+
+def test_folder_that_was_opened_since_keeps_no_row(tmp_path: Path) -> None:
+    closed = [ArchiveEntry(name, 0, 0, Reason.UNREADABLE_FOLDER) for name in ("one", "two")]
+    for walk, left in ((closed, 2), ([closed[1], entry(0)], 1), ([entry(0)], 0), ([entry(0)], 0)):
+        with open_campaign(tmp_path) as campaign:
+            pending = campaign.pending(walk)
+            with campaign.writer() as report:
+                for found in pending:
+                    report.add(Rejection(found, found.reason) if found.reason else screened(0))
+            campaign.forget_opened_folders(pending)
+            assert campaign.known.count_reasons()["unreadable_folder"] == left
+            assert len(campaign.known) == len(walk)
+        images = pl.read_parquet(tmp_path / "campaign/images/*.parquet")
+        assert images.height == len(walk)
 
 
 def test_changed_file_replaces_its_row(tmp_path: Path) -> None:
