@@ -58,7 +58,7 @@ def test_queued_files_do_not_share_the_time_limit() -> None:
 
 def test_workers_that_cannot_start_stop_the_run() -> None:
     pool = DecoderPool(1, 1.0, worker_mains.cannot_start, ())
-    with pytest.raises(ScreenerError, match="cannot start .exit code 3"):
+    with pytest.raises(ScreenerError, match=r"cannot start \(exit code 3\)"):
         for _ in range(100):
             pool.collect(0.2)
     pool.close()
