@@ -15,14 +15,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 
 from screener.canvas import CANVAS_SIDE, decode_for_canvas, display_transform, draw_canvas
 from screener.eligibility import check_eligible
 from screener.errors import DecodeError, Reason
-from screener.frame import read_frame
+from screener.frame import EncodedFrame, read_frame
 from screener.header import ParsedHeader, read_header
 from screener.records import ArchiveEntry, Float32, Identity, Instance, Rejection, Source
 from screener.settings import RunSettings
@@ -32,6 +32,8 @@ HEADER_READ_BYTES = 65536
 """The small first read; nearly every radiograph's header fits, so a rejected file costs one read."""
 ADDRESS_SPACE_BYTES = 6 << 30
 """Backstop: a codec that asks for more gets MemoryError, and the file a typed reason."""
+
+Finished = TypeVar("Finished")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +47,31 @@ class WorkerSettings:
 
 
 @dataclass(slots=True)
-class _Progress:
+class Progress:
     """How far a file came: what is known of it when it is rejected."""
 
     on_header: Callable[[HeaderRead], None]
     step: str = "header"
     identity: Identity = field(default_factory=Identity)
     instance: Instance | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedFilm:
+    """An eligible file, read and parsed, not decoded."""
+
+    entry: ArchiveEntry
+    parsed: ParsedHeader
+    instance: Instance
+    frame: EncodedFrame
+
+    def decode(self, progress: Progress, out: Float32) -> Source:
+        """Decode on the host and draw the canvas."""
+        picture = decode_for_canvas(self.frame)
+        progress.step = "canvas"
+        transform = display_transform(self.parsed.dataset, self.instance)
+        facts = draw_canvas(picture, transform, self.instance.rows, self.instance.columns, out)
+        return Source(self.entry, self.parsed.identity, self.instance, facts, self.frame.source_sha256)
 
 
 def load_file(
@@ -70,10 +90,29 @@ def load_file(
         out: float32 (S, S), overwritten.
         on_header: called with an eligible file's header before its pixels are touched.
     """
-    progress = _Progress(on_header)
+    return read_film(path, entry, settings, lambda film, progress: film.decode(progress, out), on_header)
+
+
+def read_film(
+    path: Path,
+    entry: ArchiveEntry,
+    settings: RunSettings,
+    finish: Callable[[EncodedFilm, Progress], Finished],
+    on_header: Callable[[HeaderRead], None] = lambda _: None,
+) -> Finished | Rejection:
+    """Read and parse one file and hand it to `finish`; whatever goes wrong becomes a typed rejection.
+
+    Args:
+        path: the file; read once.
+        entry: as the walk saw it.
+        settings: size limits.
+        finish: what is to be made of an eligible film.
+        on_header: called with an eligible file's header before its pixels are touched.
+    """
+    progress = Progress(on_header)
     try:
         with path.open("rb", buffering=HEADER_READ_BYTES) as file:
-            return _load(file, entry, settings, out, progress)
+            return finish(_read(file, entry, settings, progress), progress)
     except DecodeError as error:
         reason, detail = error.reason, error.detail
     except MemoryError:
@@ -86,9 +125,7 @@ def load_file(
     return Rejection(entry, reason, detail, progress.step, progress.identity, progress.instance)
 
 
-def _load(
-    file: BinaryIO, entry: ArchiveEntry, settings: RunSettings, out: Float32, progress: _Progress
-) -> Source:
+def _read(file: BinaryIO, entry: ArchiveEntry, settings: RunSettings, progress: Progress) -> EncodedFilm:
     if entry.size_bytes > settings.max_file_mb * 1e6:
         detail = f"{entry.size_bytes / 1e6:.0f} MB, at most {settings.max_file_mb:g} MB are read"
         raise DecodeError(Reason.IMPLAUSIBLE_SIZE, detail)
@@ -101,34 +138,38 @@ def _load(
     now = os.fstat(file.fileno())
     if (now.st_size, now.st_mtime_ns) != (entry.size_bytes, entry.mtime_ns):
         raise DecodeError(Reason.FILE_CHANGED, "size or time changed between finding and reading it")
-    picture = decode_for_canvas(frame)
-    progress.step = "canvas"
-    transform = display_transform(parsed.dataset, instance)
-    facts = draw_canvas(picture, transform, instance.rows, instance.columns, out)
-    return Source(entry, parsed.identity, instance, facts, frame.source_sha256)
+    return EncodedFilm(entry, parsed, instance, frame)
 
 
 def decode_files(pipe: Connection, settings: WorkerSettings) -> None:
-    """Main function of a decoder process: answer tasks until the pipe closes."""
-    _quieten(settings)
+    """Main function of a decoder process: canvases drawn into shared memory until the pipe closes."""
+    quieten()
     with Path(settings.canvases).open("r+b") as shared:
         canvases = np.frombuffer(mmap.mmap(shared.fileno(), 0), np.float32)
     canvases = canvases.reshape(-1, CANVAS_SIDE, CANVAS_SIDE)
+
+    def answer(task: Task, path: Path) -> Source | Rejection:
+        return load_file(path, task.entry, settings.run, canvases[task.slot], pipe.send)
+
+    answer_tasks(pipe, settings.root, answer)
+
+
+def answer_tasks(pipe: Connection, root: str, answer: Callable[[Task, Path], object]) -> None:
+    """Say that this process is ready, then answer tasks in the order they come until the pipe closes."""
     pipe.send(None)
     queued: deque[Task] = deque()
     while True:
         try:
             while not queued or pipe.poll():
                 queued.append(pipe.recv())
-                _read_ahead(Path(settings.root, queued[-1].entry.relative_path))
+                _read_ahead(Path(root, queued[-1].entry.relative_path))
             task = queued.popleft()
-            path = Path(settings.root, task.entry.relative_path)
-            pipe.send(load_file(path, task.entry, settings.run, canvases[task.slot], pipe.send))
+            pipe.send(answer(task, Path(root, task.entry.relative_path)))
         except (EOFError, BrokenPipeError, ConnectionResetError):
             return
 
 
-def _quieten(settings: WorkerSettings) -> None:
+def quieten() -> None:
     """One thread, no share in Ctrl-C, bounded memory; a codec's own messages may hold identity."""
     import cv2
 
