@@ -7,6 +7,7 @@ step that wrote it meant well. A row holds only what is known: columns it lacks 
 
 from __future__ import annotations
 
+import re
 from dataclasses import astuple, dataclass
 from datetime import date
 
@@ -21,6 +22,11 @@ Value = str | int | float | bool | date | list[str] | None
 _SHORTEST_QUOTE = 4
 """Identity texts shorter than this ("12") occur in any detail by chance."""
 _WITHHELD = "withheld: it quoted the patient or the path"
+_FREE_TEXTS = ("modality", "photometric", "manufacturer")
+"""Columns copied from the header, where a site may have written anything at all, names included."""
+_LONGEST_TEXT = 64
+"""The longest that these elements may be (LO, PS3.5 6.2)."""
+_UID = re.compile(r"[0-9.]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,14 +125,18 @@ def _file_rows(
         link |= ids | _identity_columns(identity)
     if instance is not None:
         image |= _instance_columns(instance)
+        for column in _FREE_TEXTS:
+            text = image[column]
+            if isinstance(text, str) and (len(text) > _LONGEST_TEXT or _quotes(text, entry, identity)):
+                image[column] = None
     return FileRows(image, link)
 
 
 def _instance_columns(instance: Instance) -> dict[str, Value]:
     intent = {True: "presentation", False: "processing", None: None}[instance.for_presentation]
     columns: dict[str, Value] = {
-        "sop_class": _text(instance.sop_class_uid),
-        "transfer_syntax": _text(instance.transfer_syntax_uid),
+        "sop_class": _uid(instance.sop_class_uid),
+        "transfer_syntax": _uid(instance.transfer_syntax_uid),
         "modality": _text(instance.modality),
         "body_part_tag": _text(instance.body_part),
         "view_tag": _text(instance.view_position),
@@ -192,11 +202,22 @@ def _identity_columns(identity: Identity) -> dict[str, Value]:
 
 
 def _safe_detail(rejection: Rejection) -> str | None:
-    path = rejection.entry.relative_path
-    texts = [path, path.rpartition("/")[2], *(str(text) for text in astuple(rejection.identity) if text)]
-    if any(len(text) >= _SHORTEST_QUOTE and text in rejection.detail for text in texts):
+    if _quotes(rejection.detail, rejection.entry, rejection.identity):
         return _WITHHELD
     return _text(rejection.detail or None)
+
+
+def _quotes(text: str, entry: ArchiveEntry, identity: Identity) -> bool:
+    """Whether a text holds the path, the file's name or anything that identifies the patient."""
+    path = entry.relative_path
+    private = [path, path.rpartition("/")[2], *(str(value) for value in astuple(identity) if value)]
+    said = text.casefold()
+    return any(len(each) >= _SHORTEST_QUOTE and each.casefold() in said for each in private)
+
+
+def _uid(value: str | None) -> str | None:
+    """A UID; null for anything else that stands in its place."""
+    return value if value and _UID.fullmatch(value) else None
 
 
 def _text(value: str | None) -> str | None:

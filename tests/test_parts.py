@@ -151,6 +151,25 @@ def test_no_table_tells_when_a_file_was_made() -> None:
     assert entry(0).mtime_ns not in row.link.values()
 
 
+def test_identity_in_a_tag_of_the_device_reaches_no_table() -> None:
+    """Sites write names wherever there is room; codes are upper case."""
+    who = identity(1)
+    spoilt = replace(
+        instance(),
+        modality="王^小东",
+        manufacturer=f"for {who.patient_name}",
+        photometric_interpretation="M" * 65,
+    )
+    row = rows_of(screened(1, of=who, header=spoilt))[0]
+    assert (row.image["modality"], row.image["manufacturer"], row.image["photometric"]) == (None, None, None)
+    no_uid = rows_of(screened(1, header=replace(instance(), sop_class_uid="ZHANG^SAN")))[0]
+    assert no_uid.image["sop_class"] is None
+    latin = replace(who, patient_name="Zhang^San")
+    shouted = rows_of(screened(1, of=latin, header=replace(instance(), modality="ZHANG^SAN")))[0]
+    assert shouted.image["modality"] is None
+    assert rows_of(screened(1))[0].image["manufacturer"] == "ACME"
+
+
 def test_part_is_sealed_by_age(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr("screener.parts.time.monotonic", lambda: now)
