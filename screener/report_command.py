@@ -18,32 +18,33 @@ if TYPE_CHECKING:
 DEFAULTS = ReportSettings(Path())
 
 
+Campaign = Annotated[Path, typer.Argument(help="Campaign folder of an earlier run.", show_default=False)]
+Out = Annotated[Path | None, typer.Option("--out", "-o", help="Report folder; default: CAMPAIGN/report")]
+Roster = Annotated[
+    Path | None, typer.Option(help="Workers: patient_id, site, job, dust, exposure_years, birth_year, sex.")
+]
+Readings = Annotated[
+    Path | None, typer.Option(help="Readers' findings: study_pid, reader, gbz_stage or ilo_profusion, tb.")
+]
+Accuracy = Annotated[
+    Path | None,
+    typer.Option(help="Sensitivity and specificity (JSON, bundle or earlier report), to correct prevalence."),
+]
+KeyFile = Annotated[Path | None, typer.Option(help="Pseudonym key, for a roster with patient_id.")]
+By = Annotated[
+    str | None,
+    typer.Option(help="Groups, by comma: site,job,dust,age_band,sex,year,... Default: all there are."),
+]
+
+
 def report(
-    campaign: Annotated[Path, typer.Argument(help="Campaign folder of an earlier run.", show_default=False)],
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Report folder; default: CAMPAIGN/report")
-    ] = None,
-    roster: Annotated[
-        Path | None,
-        typer.Option(help="Workers: patient_id, site, job, dust, exposure_years, birth_year, sex."),
-    ] = None,
-    readings: Annotated[
-        Path | None,
-        typer.Option(help="Readers' findings: study_pid, reader, gbz_stage or ilo_profusion, tb."),
-    ] = None,
-    accuracy: Annotated[
-        Path | None,
-        typer.Option(
-            help="Sensitivity and specificity (JSON, bundle or earlier report), to correct prevalence."
-        ),
-    ] = None,
-    key_file: Annotated[
-        Path | None, typer.Option(help="Pseudonym key, for a roster with patient_id.")
-    ] = None,
-    by: Annotated[
-        str | None,
-        typer.Option(help="Groups, by comma: site,job,dust,age_band,sex,year,... Default: all there are."),
-    ] = None,
+    campaign: Campaign,
+    out: Out = None,
+    roster: Roster = None,
+    readings: Readings = None,
+    accuracy: Accuracy = None,
+    key_file: KeyFile = None,
+    by: By = None,
     interval: Annotated[str, typer.Option(help="wilson or clopper_pearson.")] = DEFAULTS.interval,
     confidence: Annotated[float, typer.Option(help="Coverage of the intervals.")] = DEFAULTS.confidence,
     min_cell: Annotated[int, typer.Option(help="Counts below this are suppressed.")] = DEFAULTS.min_cell,
