@@ -62,18 +62,18 @@ def inside_sampled_borders(sample: npt.NDArray[np.generic], height: int, width: 
         width: the picture's columns.
     """
     step_rows, step_columns = sampling_steps(height, width)
-    sample = sample.astype(np.float32)
+    values: npt.NDArray[np.float32] = sample.astype(np.float32)
     # Of the middle only: a border far outside the picture's own values would make all of it look plain.
-    quarter_rows, quarter_columns = sample.shape[0] // 4, sample.shape[1] // 4
-    middle = sample[quarter_rows : 3 * quarter_rows + 1, quarter_columns : 3 * quarter_columns + 1]
+    quarter_rows, quarter_columns = values.shape[0] // 4, values.shape[1] // 4
+    middle = values[quarter_rows : 3 * quarter_rows + 1, quarter_columns : 3 * quarter_columns + 1]
     low, high = np.percentile(middle, (1, 99))
     tolerance = _PLAIN_SPAN * float(high - low)
-    top, bottom = _plain_ends(sample, tolerance)
-    left, right = _plain_ends(sample[top:bottom].T, tolerance)
+    top, bottom = _plain_ends(values, tolerance)
+    left, right = _plain_ends(values[top:bottom].T, tolerance)
     # A border on all four sides hides in the first pass: rows that end in the side borders are not plain.
-    top, bottom = _plain_ends(sample[:, left:right], tolerance)
-    rows = _to_pixels(top, bottom, step_rows, height, len(sample))
-    columns = _to_pixels(left, right, step_columns, width, sample.shape[1])
+    top, bottom = _plain_ends(values[:, left:right], tolerance)
+    rows = _to_pixels(top, bottom, step_rows, height, len(values))
+    columns = _to_pixels(left, right, step_columns, width, values.shape[1])
     return Rectangle(rows[0], columns[0], rows[1], columns[1])
 
 

@@ -12,6 +12,7 @@ from typing import BinaryIO
 from screener.decode_worker import WorkerSettings
 from screener.errors import Reason
 from screener.frame import EncodedFrame
+from screener.frame import read_frame as real_read_frame
 from screener.header import ParsedHeader
 from screener.records import Rejection
 from screener.settings import RunSettings
@@ -47,15 +48,13 @@ def decode_or_misbehave(pipe: Connection, settings: WorkerSettings) -> None:
     """Decode as the product does, but crash or hang in the pixels of files named so."""
     from screener import decode_worker
 
-    real = decode_worker.read_frame
-
     def read_frame(file: BinaryIO, parsed: ParsedHeader, run: RunSettings) -> EncodedFrame:
         name = Path(f"/proc/self/fd/{file.fileno()}").readlink().name
         if name == "segfault":
             ctypes.string_at(0)
         if name == "hang":
             time.sleep(3600)
-        return real(file, parsed, run)
+        return real_read_frame(file, parsed, run)
 
-    decode_worker.read_frame = read_frame
+    setattr(decode_worker, "read_frame", read_frame)  # noqa: B010 - the module does not export it
     decode_worker.decode_files(pipe, settings)
