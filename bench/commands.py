@@ -25,6 +25,7 @@ LARGE = "3056x2544"
 VARIED = "3056x2544,2500x2048,2022x2022,2140x1760,2836x2336"
 SCALING_DISTINCT = 200
 """The same for archives of thousands of files: 1.7 GB of 7.8-megapixel films in four encodings."""
+BATCH_SIZE = RunSettings().batch_size
 QUICK_COUNT, QUICK_REPEATS = 32, 1
 NUM_DISTINCT = 48
 """Files of an archive made for measuring that lie on the disk; the rest are hard links to them."""
@@ -68,7 +69,7 @@ def bench(
     pictures: Pictures = None,
     seed: Seed = 0,
     bundle: BundlePath = None,
-    batch_size: BatchSize = RunSettings().batch_size,
+    batch_size: BatchSize = BATCH_SIZE,
     workers: Workers = 0,
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or int8.")] = "auto",
 ) -> None:
@@ -136,7 +137,7 @@ def memory(
     mix: Mix = EVEN_MIX,
     sizes: Sizes = LARGE,
     distinct: Distinct = SCALING_DISTINCT,
-    batch_size: BatchSize = RunSettings().batch_size,
+    batch_size: BatchSize = BATCH_SIZE,
     workers: Workers = 0,
     json_file: JsonFile = None,
     plot: Plot = None,
@@ -169,7 +170,7 @@ def curve(
     mix: Mix = EVEN_MIX,
     sizes: Sizes = LARGE,
     distinct: Distinct = SCALING_DISTINCT,
-    batch_size: BatchSize = RunSettings().batch_size,
+    batch_size: BatchSize = BATCH_SIZE,
     workers: Workers = 0,
     json_file: JsonFile = None,
     plot: Plot = None,

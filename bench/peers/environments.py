@@ -35,7 +35,7 @@ class Peer:
     @property
     def path(self) -> Path:
         """The script."""
-        return Path(__file__).with_name(self.script)
+        return Path(__file__).parent / self.script
 
 
 PEERS = (
