@@ -43,8 +43,8 @@ def draw_overlay(canvas: Float32, lungs: Float32, box: Float32, activation: Floa
         canvas: (S, S) in [0, 1], 0 black.
         lungs: (2, M, M) lung probability, patient right then left, over the whole canvas.
         box: (4,) top, left, bottom, right of both lungs in canvas pixels.
-        activation: (2, h, w) class activation over the box: pneumoconiosis, tuberculosis. Negative values
-            speak against the finding and are not drawn.
+        activation: (2, h, w) class activation over the square around the box: pneumoconiosis, tuberculosis.
+            Negative values speak against the finding and are not drawn.
 
     Returns:
         A WebP picture of `PANELS`, at most `MAX_BYTES`.
@@ -62,7 +62,7 @@ def draw_overlay(canvas: Float32, lungs: Float32, box: Float32, activation: Floa
     smooth = cv2.blur(canvas, (blur_px, blur_px))
     grey = cv2.warpAffine(smooth, to_panel, (PANEL_SIDE, PANEL_SIDE), flags=cv2.INTER_LINEAR)
     film = np.repeat(_eight_bit(grey)[:, :, None], 3, axis=2)
-    maps = [_heated(film, _over_box(channel, box, to_panel)) for channel in activation]
+    maps = [_heated(film, _over_crop(channel, box, to_panel)) for channel in activation]
     fields = find_lungs(lungs, canvas_side=canvas.shape[0])
     panels = [_lined(panel, fields, to_panel) for panel in (film, *maps)]
     return _webp(np.concatenate(panels, axis=1))
@@ -89,21 +89,26 @@ def _eight_bit(grey: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     return stretched
 
 
-def _over_box(channel: Float32, box: Float32, to_panel: npt.NDArray[np.float64]) -> Float32:
-    """One activation map (h, w) in panel pixels, 0 outside the box, 1 at its highest positive value."""
+def _over_crop(channel: Float32, box: Float32, to_panel: npt.NDArray[np.float64]) -> Float32:
+    """One activation map (h, w) in panel pixels, 0 outside the crop, 1 at its highest positive value.
+
+    The graph crops the square around the box, so that is what the map lies over.
+    """
     positive = np.maximum(np.nan_to_num(channel), 0).astype(np.float32)
     highest = float(positive.max(initial=0.0))
     top, left, bottom, right = (float(edge) for edge in box)
     if highest <= 0 or not (bottom > top and right > left):
         return np.zeros((PANEL_SIDE, PANEL_SIDE), np.float32)
     rows, columns = channel.shape
-    step_x, step_y = (right - left) / columns, (bottom - top) / rows
-    box_to_canvas = np.array(
-        [[step_x, 0, left + 0.5 * step_x - 0.5], [0, step_y, top + 0.5 * step_y - 0.5], [0, 0, 1]]
+    side = max(bottom - top, right - left)
+    x, y = (left + right - side) / 2, (top + bottom - side) / 2
+    step_x, step_y = side / columns, side / rows
+    crop_to_canvas = np.array(
+        [[step_x, 0, x + 0.5 * step_x - 0.5], [0, step_y, y + 0.5 * step_y - 0.5], [0, 0, 1]]
     )
     drawn = cv2.warpAffine(
         positive / highest,
-        (np.vstack([to_panel, [0, 0, 1]]) @ box_to_canvas)[:2],
+        (np.vstack([to_panel, [0, 0, 1]]) @ crop_to_canvas)[:2],
         (PANEL_SIDE, PANEL_SIDE),
         flags=cv2.INTER_LINEAR,
     )

@@ -281,7 +281,7 @@ class Logits:
     zones: Float32
     """(N, 6, 4): profusion level 0-3 of RU RM RL LU LM LL."""
     activation: Float32
-    """(N, 2, h, w) class activation maps over the lung box: pneumoconiosis, tuberculosis."""
+    """(N, 2, h, w) class activation over the square around the box: pneumoconiosis, tuberculosis."""
 
     def __post_init__(self) -> None:
         count = self.diagnosis.shape[0]

@@ -1,5 +1,6 @@
 #!/bin/sh
-# The report's page is tested in a real browser. Installs Debian's Chromium and its driver where they are missing.
+# The report's page is tested in a real browser. Installs Debian's Chromium, its driver and a
+# Chinese font where they are missing.
 set -eu
 if command -v chromium >/dev/null && command -v chromedriver >/dev/null; then
     exit 0
@@ -10,4 +11,4 @@ if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
 fi
 export DEBIAN_FRONTEND=noninteractive
 apt-get -qq update
-apt-get -qq install -y --no-install-recommends chromium chromium-driver >/dev/null
+apt-get -qq install -y --no-install-recommends chromium chromium-driver fonts-wqy-zenhei >/dev/null

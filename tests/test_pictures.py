@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from bench.synthetic_campaign import simple_chest
-from screener.pictures import MAX_BYTES, PANEL_SIDE, draw_overlay
+from screener.pictures import MARGIN, MAX_BYTES, PANEL_SIDE, draw_overlay
 from screener.records import Float32
 
 
@@ -49,6 +49,19 @@ def test_contour_and_zone_lines_are_drawn() -> None:
     changed = np.abs(film - bare).max(axis=2) > 60
     assert 400 < changed.sum() < 6000
     assert (np.abs(film - bare)[:, :, 0].sum() > 0) and changed.any(axis=1).sum() > PANEL_SIDE // 2
+
+
+def test_a_map_over_a_narrow_box_lies_over_the_square_that_the_graph_crops() -> None:
+    canvas, lungs, box = simple_chest()
+    middle = (box[1] + box[3]) / 2
+    box[1], box[3] = middle - (box[2] - box[0]) / 4, middle + (box[2] - box[0]) / 4
+    side = box[2] - box[0]
+    hot = panels(draw_overlay(canvas, lungs, box, activation_at(4, 12)))[1].astype(int)
+    cold = panels(draw_overlay(canvas, lungs, box, np.zeros((2, 16, 16), np.float32)))[1].astype(int)
+    row, column = np.unravel_index(np.abs(hot - cold).sum(axis=2).argmax(), hot.shape[:2])
+    shown = side * (1 + 2 * MARGIN)
+    assert row / PANEL_SIDE == pytest.approx((MARGIN * side + 4.5 / 16 * side) / shown, abs=0.04)
+    assert column / PANEL_SIDE == pytest.approx((MARGIN * side + 12.5 / 16 * side) / shown, abs=0.04)
 
 
 def test_nothing_from_outside_the_lung_box_is_shown() -> None:
