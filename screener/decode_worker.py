@@ -126,9 +126,6 @@ def read_film(
 
 
 def _read(file: BinaryIO, entry: ArchiveEntry, settings: RunSettings, progress: Progress) -> EncodedFilm:
-    if entry.size_bytes > settings.max_file_mb * 1e6:
-        detail = f"{entry.size_bytes / 1e6:.0f} MB, at most {settings.max_file_mb:g} MB are read"
-        raise DecodeError(Reason.IMPLAUSIBLE_SIZE, detail)
     parsed: ParsedHeader = read_header(file, settings)
     progress.identity, progress.instance = parsed.identity, parsed.instance
     instance = progress.instance = check_eligible(parsed, settings)
@@ -170,15 +167,21 @@ def answer_tasks(pipe: Connection, root: str, answer: Callable[[Task, Path], obj
 
 
 def quieten() -> None:
-    """One thread, no share in Ctrl-C, bounded memory; a codec's own messages may hold identity."""
+    """One thread, no share in signals to the whole group, bounded memory, no voice.
+
+    A terminal or a service manager signals every process at once: the file in hand would count as crashed.
+    What a codec says of itself may hold identity, and would spoil what a machine reads from stdout.
+    """
     import cv2
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     cv2.setNumThreads(1)
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE_BYTES, ADDRESS_SPACE_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     silent = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(silent, 2)
+    for stream in (1, 2):
+        os.dup2(silent, stream)
     os.close(silent)
 
 

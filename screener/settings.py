@@ -44,7 +44,7 @@ class RunSettings:
     max_megapixels: float = 100.0
     """*result* Pictures declared larger than this are refused before memory is taken."""
     max_file_mb: float = 512.0
-    """*result* Files larger than this are not read."""
+    """*result* Of larger files only the header is read."""
     part_rows: int = 2000
     """Rows after which a part of the images table is written."""
     part_seconds: float = 60.0
@@ -55,6 +55,8 @@ class RunSettings:
     """*result* Pictures with a shorter side are rejected as `too_small`."""
     save_masks: bool = False
     """Write each lung mask as PNG in the picture's own geometry."""
+    gpu_memory_mb: float = 4096.0
+    """Device memory that films may take while they are decoded and painted; networks come on top."""
     pictures: Pictures = "referred"
     """Films that get an overlay picture (lung contour, zones, activation) for the report."""
 
@@ -71,6 +73,7 @@ class RunSettings:
             "part_rows": self.part_rows >= 1,
             "part_seconds": self.part_seconds > 0,
             "reject_share": 0 <= self.reject_share <= 1,
+            "gpu_memory_mb": self.gpu_memory_mb > 0,
             "min_side_px": 16 <= self.min_side_px <= 4096,
         }
         for name, fine in checks.items():

@@ -24,6 +24,8 @@ from screener.records import ArchiveEntry, Identity, Instance, Rejection, Source
 
 QUEUED_AHEAD = 4
 """Tasks a worker holds, the one in hand included."""
+MOST_FAILED_STARTS = 3
+"""Starts that may fail in a row (killed for memory, say) before the run is given up."""
 START_TIMEOUT_S = 120.0
 """A worker imports its codecs in under a second; a loaded machine may need far longer."""
 
@@ -90,7 +92,14 @@ class DecoderPool:
         self._target = target
         self._args = args
         self._orphans: deque[Task] = deque()
-        self._workers = [self._start() for _ in range(num_workers)]
+        self._failed_starts = 0
+        self._workers: list[_Worker] = []
+        try:
+            for _ in range(num_workers):
+                self._workers.append(self._start())
+        except BaseException:
+            self.close()  # Python waits at its end for processes that nobody else will end
+            raise
 
     def _start(self) -> _Worker:
         ours, theirs = self._context.Pipe()
@@ -150,12 +159,13 @@ class DecoderPool:
                     worker.in_hand_since = time.monotonic()
                 if answer is None:
                     worker.is_ready = True
+                    self._failed_starts = 0
                 elif isinstance(answer, HeaderRead):
                     worker.header = answer
                 else:
                     worker.header = None
                     done.append(Done(worker.tasks.popleft(), answer))
-        except (EOFError, ConnectionResetError):
+        except (EOFError, OSError):  # OSError: it died in the middle of an answer
             done += self._replace(index, Reason.DECODER_CRASHED, "")
         return done
 
@@ -167,7 +177,7 @@ class DecoderPool:
         worker.process.join()
         worker.pipe.close()
         if not worker.is_ready:
-            raise ScreenerError(f"a decoder process cannot start ({_ending(worker.process)})")
+            return self._start_again(index)
         self._workers[index] = self._start()
         if not worker.tasks:
             return []
@@ -180,6 +190,16 @@ class DecoderPool:
         return [
             Done(victim, Rejection(victim.entry, reason, detail, "pixels", known.identity, known.instance))
         ]
+
+    def _start_again(self, index: int) -> list[Done]:
+        """Replace a worker that never was ready; no task is to blame, and a full machine may be."""
+        worker = self._workers[index]
+        self._failed_starts += 1
+        if self._failed_starts >= MOST_FAILED_STARTS:
+            raise ScreenerError(f"a decoder process cannot start ({_ending(worker.process)})")
+        self._workers[index] = self._start()
+        self._orphans.extend(worker.tasks)
+        return []
 
     def close(self) -> None:
         """End every process; answers not collected are lost."""

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
+import psutil
 import pytest
 
 from bench.archive_factory import ArchiveRecipe, Syntax, write_archive
@@ -242,9 +243,18 @@ def test_ctrl_c_finishes_the_part_in_hand_and_says_how_to_continue(many_films: P
     assert pl.read_parquet(campaign / "images" / "part-*.parquet").height == 120
 
 
-def test_no_worker_outlives_a_killed_run(many_films: Path, tmp_path: Path) -> None:
-    import psutil
+def test_stop_of_a_service_reaches_every_process_and_costs_no_file(many_films: Path, tmp_path: Path) -> None:
+    campaign = tmp_path / "c"
+    process = start(many_films, campaign)
+    wait_for_parts(campaign, 1, process)
+    for each in [*psutil.Process(process.pid).children(recursive=True), process]:
+        each.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert json.loads(output)["failed"] == 0
 
+
+def test_no_worker_outlives_a_killed_run(many_films: Path, tmp_path: Path) -> None:
     process = start(many_films, tmp_path / "c")
     wait_for_parts(tmp_path / "c", 1, process)
     children = psutil.Process(process.pid).children(recursive=True)

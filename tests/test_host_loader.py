@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 from collections.abc import Iterator
@@ -152,3 +153,22 @@ def test_frames_never_hand_out_a_slot_twice(endings: list[str], batch_size: int)
         assert (frame is not None) == (len(in_frame) == batch_size)
     assert len(out) == len(set(out))
     frames.close()
+
+
+def test_a_huge_file_is_judged_by_its_header_first(tmp_path: Path) -> None:
+    """A disk image or a long CT is no failed film, however large; a film that is too large is one."""
+    film = tmp_path / "film"
+    write_archive(tmp_path / "films", ArchiveRecipe(1, {Syntax.RAW: 1.0}, sizes=((420, 360),)))
+    shutil.copy(next(path for path in (tmp_path / "films").rglob("*") if path.is_file()), film)
+    shutil.copy(real_file("codec/CT_small.dcm"), tmp_path / "ct")
+    (tmp_path / "image.iso").write_bytes(b"not DICOM")
+    shutil.rmtree(tmp_path / "films")
+    for path in tmp_path.iterdir():
+        os.truncate(path, 2**30)
+    _, rejections = load(tmp_path, RunSettings(workers=1))
+    reasons = {each.entry.relative_path: each.reason for each in rejections}
+    assert reasons == {
+        "ct": Reason.NOT_A_RADIOGRAPH,
+        "image.iso": Reason.NOT_DICOM,
+        "film": Reason.IMPLAUSIBLE_SIZE,
+    }

@@ -1,18 +1,28 @@
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
 from screener.errors import Reason, ScreenerError
 from screener.records import ArchiveEntry, Rejection
-from screener.worker_pool import DecoderPool, Task
+from screener.worker_pool import DecoderPool, Task, WorkerMain
 from tests import worker_mains
 
 
-def run(names: list[str], *, workers: int = 2, timeout_s: float = 1.0) -> dict[str, Rejection]:
-    pool = DecoderPool(workers, timeout_s, worker_mains.misbehave, ())
+def run(
+    names: list[str],
+    *,
+    workers: int = 2,
+    timeout_s: float = 1.0,
+    main: WorkerMain = worker_mains.misbehave,
+    args: tuple[str, ...] = (),
+) -> dict[str, Rejection]:
+    pool = DecoderPool(workers, timeout_s, main, args)
     ended: dict[str, Rejection] = {}
     pending = [Task(ArchiveEntry(name, 1, 1), slot) for slot, name in enumerate(names)]
     give_up = time.monotonic() + 60
@@ -62,3 +72,32 @@ def test_workers_that_cannot_start_stop_the_run() -> None:
         for _ in range(100):
             pool.collect(0.2)
     pool.close()
+
+
+def test_worker_killed_while_it_starts_costs_no_file_and_no_run(tmp_path: Path) -> None:
+    mark = str(tmp_path / "mark")
+    ended = run(["a", "b", "c"], workers=1, main=worker_mains.start_at_the_second_attempt, args=(mark,))
+    assert {end.reason for end in ended.values()} == {Reason.TOO_SMALL}
+    assert len(ended) == 3
+
+
+def test_worker_that_dies_in_the_middle_of_an_answer_has_crashed() -> None:
+    ended = run(["a"], workers=1, main=worker_mains.die_in_the_middle_of_an_answer)
+    assert ended["a"].reason is Reason.DECODER_CRASHED
+
+
+def test_worker_killed_from_outside_costs_at_most_the_file_in_hand() -> None:
+    pool = DecoderPool(1, 5.0, worker_mains.misbehave, ())
+    try:
+        while not pool._workers[0].is_ready:
+            pool.collect(0.2)
+        os.kill(pool._workers[0].process.pid or 0, signal.SIGKILL)
+        for name in ("a", "b"):
+            pool.submit(Task(ArchiveEntry(name, 1, 1), 0))
+        done = []
+        while pool.num_waiting:
+            done += pool.collect(0.5)
+        reasons = sorted(each.outcome.reason for each in done if isinstance(each.outcome, Rejection))
+        assert reasons == [Reason.DECODER_CRASHED, Reason.TOO_SMALL]
+    finally:
+        pool.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -42,6 +43,22 @@ def misbehave(pipe: Connection) -> None:
 def cannot_start(pipe: Connection) -> None:
     """Die before saying ready."""
     os._exit(3)
+
+
+def start_at_the_second_attempt(pipe: Connection, mark: str) -> None:
+    """Die before saying ready, but only the first time."""
+    if not Path(mark).exists():
+        Path(mark).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    misbehave(pipe)
+
+
+def die_in_the_middle_of_an_answer(pipe: Connection) -> None:
+    """Answer a first task with half a message."""
+    pipe.send(None)
+    pipe.recv()
+    os.write(pipe.fileno(), b"\0\0\x10\0half")
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def decode_or_misbehave(pipe: Connection, settings: WorkerSettings) -> None:
