@@ -40,7 +40,6 @@ Node = Any
 _ROUNDER = np.float32(1.5 * 2**23)
 """Added and taken away, it leaves a float32 rounded to the nearest integer, halves to even: OpenCV's way."""
 _TURNED = [1, 0, 2]
-_PADDED = {"out_of_bounds_policy": "pad", "fill_values": [0.0]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,12 +141,12 @@ class PicturePainter:
         return outputs
 
     def _sampling_graph(self, pictures: Node) -> tuple[Node, ...]:
-        whole = fn.slice(pictures, start=[0, 0], shape=_input("whole"), axes=[0, 1], **_PADDED)
+        whole = _cut(pictures, start=[0, 0], shape=_input("whole"))
         blocks = fn.reshape(whole, shape=_input("blocks"), layout="")
         return (fn.slice(blocks, start=[0, 0], shape=[1, 1], axes=[1, 3]),)
 
     def _painting_graph(self, pictures: Node) -> tuple[Node, ...]:
-        drawn = fn.slice(pictures, start=_input("crop_start"), shape=_input("crop_shape"), axes=[0, 1])
+        drawn = _cut(pictures, start=_input("crop_start"), shape=_input("crop_shape"))
         drawn = math.min(drawn, _input("ceiling", 0))
         for level in range(MOST_HALVINGS):
             blocks = fn.reshape(drawn, shape=_input(f"blocks_{level}"), layout="")
@@ -164,9 +163,7 @@ class PicturePainter:
         ramp = math.clamp(position, 0, 1)
         grey = ramp * _input("is_ramp", 0) + sigmoid * _input("is_sigmoid", 0)
         grey = grey * _input("sign", 0) + _input("offset", 0)
-        canvas = fn.slice(
-            grey, start=_input("corner"), shape=[CANVAS_SIDE, CANVAS_SIDE], axes=[0, 1], **_PADDED
-        )
+        canvas = _cut(grey, start=_input("corner"), shape=[CANVAS_SIDE, CANVAS_SIDE])
         return canvas, stored
 
 
@@ -195,11 +192,18 @@ def _input(name: str, ndim: int = 1) -> Node:
     return fn.external_source(name=name, ndim=ndim)
 
 
+def _cut(picture: Node, *, start: Node | list[int], shape: Node | list[int]) -> Node:
+    """Rows and columns of a picture; what lies outside it is 0."""
+    return fn.slice(
+        picture, start=start, shape=shape, axes=[0, 1], out_of_bounds_policy="pad", fill_values=[0.0]
+    )
+
+
 def _area_means(picture: Node, axis: str) -> Node:
     """Weighted sum of the pixels under each output pixel, along the second axis."""
     total, size = None, _input(f"{axis}_size")
     # `resize` reads beyond the picture where a region does.
-    padded = fn.slice(picture, start=[0, -1], shape=_input(f"{axis}_padded"), axes=[0, 1], **_PADDED)
+    padded = _cut(picture, start=[0, -1], shape=_input(f"{axis}_padded"))
     for tap in range(NUM_TAPS):
         picked = fn.resize(
             padded,

@@ -7,7 +7,6 @@ one that holds the device: a parser or codec that crashes must not take the devi
 
 from __future__ import annotations
 
-import mmap
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -95,13 +94,9 @@ def _answer(
 
 def _draw(film: EncodedFilm, progress: Progress, slot: Path) -> Source:
     """Decode and draw on the host, into the slot."""
-    size_bytes = CANVAS_SIDE * CANVAS_SIDE * 4
-    with slot.open("r+b") as memory:
-        os.ftruncate(memory.fileno(), size_bytes)
-        with mmap.mmap(memory.fileno(), size_bytes) as mapped:
-            canvas = np.empty((CANVAS_SIDE, CANVAS_SIDE), np.float32)
-            source = film.decode(progress, canvas)
-            mapped[:] = canvas.tobytes()
+    canvas = np.empty((CANVAS_SIDE, CANVAS_SIDE), np.float32)
+    source = film.decode(progress, canvas)
+    _leave(slot, canvas.data)
     return replace(source, canvas=replace(source.canvas, route=f"host:{source.canvas.route}"))
 
 
@@ -110,15 +105,12 @@ def _hand_over(film: EncodedFilm, transform: DisplayTransform, route: Route, slo
     if route.stream is not None:
         content: bytes | memoryview = memoryview(route.stream.payload)
         name, dtype = f"nvimagecodec:{route.stream.coding}", _word_type(route)
-        flags = (HeaderFlag.BITS_STORED_CORRECTED,) if route.bits_corrected else ()
+        flags: tuple[HeaderFlag, ...] = (HeaderFlag.BITS_STORED_CORRECTED,) if route.bits_corrected else ()
     else:
         picture = decode(film.frame, cover_px=None)
         content = np.ascontiguousarray(picture.pixels).data
         name, dtype, flags = f"host:{picture.route}", str(picture.pixels.dtype), picture.flags
-    size_bytes = memoryview(content).nbytes
-    with slot.open("r+b", buffering=0) as memory:
-        os.ftruncate(memory.fileno(), size_bytes)
-        memory.write(content)
+    size_bytes = _leave(slot, content)
     return PreparedFilm(
         film.entry,
         film.parsed.identity,
@@ -132,6 +124,15 @@ def _hand_over(film: EncodedFilm, transform: DisplayTransform, route: Route, slo
         route.ceiling,
         flags,
     )
+
+
+def _leave(slot: Path, content: bytes | memoryview) -> int:
+    """Write a slot whole; its size in bytes."""
+    size_bytes = memoryview(content).nbytes
+    with slot.open("r+b", buffering=0) as memory:
+        os.ftruncate(memory.fileno(), size_bytes)
+        memory.write(content)
+    return size_bytes
 
 
 def _word_type(route: Route) -> str:

@@ -6,18 +6,21 @@ import ctypes
 import os
 import signal
 import time
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import BinaryIO
 
+from screener.dali_worker import DeviceWorkerSettings
 from screener.decode_worker import WorkerSettings
 from screener.errors import Reason
 from screener.frame import EncodedFrame
-from screener.frame import read_frame as real_read_frame
 from screener.header import ParsedHeader
 from screener.records import Rejection
 from screener.settings import RunSettings
 from screener.worker_pool import Task
+
+ReadFrame = Callable[[BinaryIO, ParsedHeader, RunSettings], EncodedFrame]
 
 
 def misbehave(pipe: Connection) -> None:
@@ -65,13 +68,25 @@ def decode_or_misbehave(pipe: Connection, settings: WorkerSettings) -> None:
     """Decode as the product does, but crash or hang in the pixels of files named so."""
     from screener import decode_worker
 
+    decode_worker.read_frame = _misbehaving(decode_worker.read_frame)
+    decode_worker.decode_files(pipe, settings)
+
+
+def _misbehaving(real: ReadFrame) -> ReadFrame:
     def read_frame(file: BinaryIO, parsed: ParsedHeader, run: RunSettings) -> EncodedFrame:
         name = Path(f"/proc/self/fd/{file.fileno()}").readlink().name
         if name == "segfault":
             ctypes.string_at(0)
         if name == "hang":
             time.sleep(3600)
-        return real_read_frame(file, parsed, run)
+        return real(file, parsed, run)
 
-    setattr(decode_worker, "read_frame", read_frame)  # noqa: B010 - the module does not export it
-    decode_worker.decode_files(pipe, settings)
+    return read_frame
+
+
+def prepare_or_misbehave(pipe: Connection, settings: DeviceWorkerSettings) -> None:
+    """As `decode_or_misbehave`, for the device's loader."""
+    from screener import dali_worker, decode_worker
+
+    decode_worker.read_frame = _misbehaving(decode_worker.read_frame)
+    dali_worker.prepare_files(pipe, settings)
