@@ -19,6 +19,7 @@ from training.networks import (
     ClassificationNetwork,
     SegmentationConfig,
     SegmentationNetwork,
+    StageHead,
     class_logits_from_cut_points,
 )
 
@@ -106,7 +107,7 @@ def test_what_lies_below_the_dome_is_lower_zone() -> None:
 
 
 @pytest.mark.parametrize("stage_head", ["categorical", "ordinal"])
-def test_classification_outputs_have_the_documented_shapes(stage_head: str) -> None:
+def test_classification_outputs_have_the_documented_shapes(stage_head: StageHead) -> None:
     config = replace(SMALL, stage_head=stage_head)
     network = ClassificationNetwork(config).eval()
     canvas, lungs = torch.rand(2, 1, 768, 768), two_lungs(2)

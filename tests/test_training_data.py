@@ -197,7 +197,7 @@ def test_shipped_recipes_load_and_survive_writing(path: Path, tmp_path: Path) ->
     kind = kinds.get(path.stem.split("-")[0])
     if kind is None:
         pytest.skip("recipe of another command")
-    recipe = load_recipe(path, kind)
+    recipe: object = load_recipe(path, kind)
     copy = tmp_path / "recipe.toml"
     copy.write_text(to_toml(recipe))
     assert load_recipe(copy, kind) == recipe

@@ -88,6 +88,7 @@ def test_the_card_says_what_is_simulated_and_for_whom() -> None:
         licences=("set A (terms)",),
         facts={"git_commit": "abc", "versions": {"torch": "2"}},
         network=ClassificationConfig(),
+        training="* classification: 3 epochs.",
         intended_use="Research only.",
     )
     assert "No real pneumoconiosis film was used" in card

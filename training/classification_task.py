@@ -130,7 +130,9 @@ class ClassificationTask:
         crop, lungs = augmented_crops(crop, lungs, generator)
         diagnosis, stage, zones, _ = network(crop, lungs)
         terms = self._terms(diagnosis, stage, zones, torch.from_numpy(places))
-        log_variance = network.log_variance if self.recipe.uncertainty_weighting else None
+        log_variance = None
+        if self.recipe.uncertainty_weighting:
+            log_variance = network.get_parameter("log_variance")
         total = self._weighted(terms, log_variance)
         return LossTerms(
             total,
@@ -179,9 +181,10 @@ class ClassificationTask:
         """Losses and plain accuracies on the validation part; `score` is minus the summed loss."""
         found = self.predict(network, self.validation)
         places = torch.from_numpy(self.validation)
-        terms = self._terms(
-            *(torch.from_numpy(x) for x in (found.diagnosis, found.stage, found.zones)), places
+        diagnosis_logits, stage_logits, zone_logits = map(
+            torch.from_numpy, (found.diagnosis, found.stage, found.zones)
         )
+        terms = self._terms(diagnosis_logits, stage_logits, zone_logits, places)
         diagnosis = self.targets.diagnosis[places].numpy()
         stage, zones = self.targets.stage[places].numpy(), self.targets.zones[places].numpy()
         both = ((found.diagnosis > 0) == (diagnosis > 0)).all(axis=1)
@@ -198,12 +201,9 @@ class ClassificationTask:
         """Logits of untouched films."""
         device = next(network.parameters()).device
         parts: list[tuple[Tensor, ...]] = []
-        kind = (
-            torch.bfloat16 if device.type == "cuda" or torch.backends.mkldnn.is_available() else torch.float32
-        )
         for start in range(0, len(places), batch_size):
             crop, lungs = pictures_of(self.films, places[start : start + batch_size], device, self.train_side)
-            with torch.autocast(device.type, kind, enabled=kind == torch.bfloat16):
+            with torch.autocast(device.type, torch.bfloat16):
                 outputs = network(crop, lungs)
             parts.append(tuple(output.float().cpu() for output in outputs[:3]))
         return Predictions(*(torch.cat(output).numpy() for output in zip(*parts, strict=True)))

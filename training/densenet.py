@@ -58,7 +58,7 @@ class DenseNet121(nn.Module):
         steps["relu0"] = nn.ReLU(inplace=True)
         steps["pool0"] = nn.MaxPool2d(3, stride=2, padding=1)
         for block, num_layers in enumerate(LAYERS_121, start=1):
-            layers = OrderedDict(
+            layers: OrderedDict[str, nn.Module] = OrderedDict(
                 (f"denselayer{i + 1}", DenseLayer(width + i * growth, growth)) for i in range(num_layers)
             )
             steps[f"denseblock{block}"] = nn.Sequential(layers)

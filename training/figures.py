@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -67,24 +69,21 @@ def figures_of(films: pl.DataFrame, calibration: Calibration) -> list[Figure]:
     agreed = predicted == j.stages
     zones_right = (j.zone_levels == j.levels).mean(axis=1)
     statistics: dict[str, Statistic] = {
-        "diagnosis accuracy (both findings right)": lambda rows: float(right[rows].mean()),
+        "diagnosis accuracy (both findings right)": partial(_mean, right),
         "pneumoconiosis AUC": lambda rows: _area(j.labels[rows, 0], j.pneumoconiosis[rows]),
         "tuberculosis AUC": lambda rows: _area(j.labels[rows, 1], j.tb[rows]),
-        "stage accuracy": lambda rows: float(agreed[rows].mean()),
+        "stage accuracy": partial(_mean, agreed),
         "stage quadratic-weighted kappa": lambda rows: quadratic_weighted_kappa(
             confusion_matrix(j.stages[rows], predicted[rows], 4)
         ),
-        "zone level accuracy": lambda rows: float(zones_right[rows].mean()),
+        "zone level accuracy": partial(_mean, zones_right),
         "ECE pneumoconiosis": lambda rows: _ece(j.pneumoconiosis[rows], j.labels[rows, 0]),
         "ECE tuberculosis": lambda rows: _ece(j.tb[rows], j.labels[rows, 1]),
         "ECE stage (top label)": lambda rows: _ece(*top_label(j.stage[rows], j.stages[rows])),
     }
-    for stage in range(4):
-        held = np.flatnonzero(j.stages == stage)
-        if len(held) >= _FEWEST // 2:
-            statistics[f"recall of stage {('0', 'I', 'II', 'III')[stage]}"] = lambda rows, stage=stage: (
-                _share(agreed[rows], j.stages[rows] == stage)
-            )
+    for stage, roman in enumerate(("0", "I", "II", "III")):
+        if (j.stages == stage).sum() >= _FEWEST // 2:
+            statistics[f"recall of stage {roman}"] = partial(_recall, agreed, j.stages == stage)
     return [_bootstrap(name, statistic, j.subjects) for name, statistic in statistics.items()]
 
 
@@ -115,7 +114,7 @@ def segmentation_figures(held_out: pl.DataFrame) -> list[Figure]:
     for (source,), part in sorted(masked.group_by("source"), key=lambda group: str(group[0][0])):
         dice, patients = part["dice"].to_numpy(), part["patient"].to_numpy()
         label = f"lung Dice, {source}, {part.height} films"
-        figures.append(_bootstrap(label, lambda rows, dice=dice: float(dice[rows].mean()), patients))
+        figures.append(_bootstrap(label, partial(_mean, dice), patients))
     return figures
 
 
@@ -128,7 +127,7 @@ def frontal_figures(held_out: pl.DataFrame) -> list[Figure]:
             right = ((part["frontal_logit"] > 0) == frontal).to_numpy()
             label = f"{name}, {part.height} pictures"
             patients = part["patient"].to_numpy()
-            figures.append(_bootstrap(label, lambda rows, right=right: float(right[rows].mean()), patients))
+            figures.append(_bootstrap(label, partial(_mean, right), patients))
     return figures
 
 
@@ -168,8 +167,13 @@ def _area(labels: npt.NDArray[np.int64], scores: npt.NDArray[np.float64]) -> flo
     return auc(labels, scores).value if 0 < labels.sum() < labels.size else float("nan")
 
 
-def _share(right: npt.NDArray[np.bool_], among: npt.NDArray[np.bool_]) -> float:
-    return float(right[among].mean()) if among.any() else float("nan")
+def _mean(values: npt.NDArray[Any], rows: npt.NDArray[np.int64]) -> float:
+    return float(values[rows].mean())
+
+
+def _recall(right: npt.NDArray[np.bool_], among: npt.NDArray[np.bool_], rows: npt.NDArray[np.int64]) -> float:
+    held = rows[among[rows]]
+    return float(right[held].mean()) if held.size else float("nan")
 
 
 def _ece(probabilities: npt.NDArray[np.float64], outcomes: npt.NDArray[np.int64]) -> float:

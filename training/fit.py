@@ -97,6 +97,8 @@ class Trainer:
             accelerator=recipe.accelerator, devices=recipe.devices, precision=recipe.precision
         )
         self.fabric.launch()
+        # Convolutions on matrix units want channels last; a fresh network and a loaded one alike.
+        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = copy.deepcopy(network).eval().requires_grad_(requires_grad=False)
         optimiser = torch.optim.AdamW(_groups(network, recipe.weight_decay), lr=recipe.learning_rate)
         if recipe.compile:

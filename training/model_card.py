@@ -52,6 +52,10 @@ masks that include the heart shadow.
 * Tuberculosis: drawn infiltrates, cavities, fibrosis, effusion, calcification, miliary pattern.
 * Every class is drawn from every source, so that source does not give the class away.
 
+## How long it was trained
+
+{training}
+
 ## Held-out figures (subjects not seen in training)
 
 Intervals are 95 %, {intervals}.
@@ -60,6 +64,8 @@ Intervals are 95 %, {intervals}.
 _TAIL = """
 ## Known failure modes
 
+* Where the stage figures above are low, they are: stage and zone levels of an undertrained network are not
+  to be used for anything but trying out the software. `docs/bundle.md` says how to train longer.
 * Real dust opacities differ from drawn ones; expect lower sensitivity and specificity, above all between
   stage I and II.
 * The segmentation was trained on 128-pixel masks of two hospitals and on phantoms; large effusions,
@@ -82,6 +88,7 @@ def model_card(
     licences: Sequence[str],
     facts: Mapping[str, Any],
     network: ClassificationConfig,
+    training: str,
     intended_use: str,
 ) -> str:
     """The card as Markdown.
@@ -93,6 +100,7 @@ def model_card(
         licences: data sets and their terms.
         facts: `run.json` of the classification run.
         network: shape of the classification network.
+        training: how long both networks were trained, as Markdown.
         intended_use: the bundle's intended use.
     """
     films = judged.filter(pl.col("stage").is_not_null())
@@ -102,6 +110,7 @@ def model_card(
         _BODY.format(
             crop=network.crop_side,
             growth=network.growth,
+            training=training,
             licences=listed,
             intervals="percentile bootstrap over subjects, 500 draws",
         ),

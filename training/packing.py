@@ -39,6 +39,7 @@ from training.export import (
 from training.model_card import model_card
 from training.recipe import load_recipe
 from training.runs import load_classification, load_segmentation
+from training.segmentation_task import SegmentationRecipe
 
 PARITY = 1e-4
 """Largest difference between torch and ONNX in float32 that passes, on every output but `box` (pixels)."""
@@ -208,6 +209,7 @@ def pack(recipe: PackRecipe, data: Path, runs: Path, out: Path, *, on_films: OnF
         licences=recipe.licences,
         facts=json.loads((runs / recipe.classification / "run.json").read_text()),
         network=load_recipe(runs / recipe.classification / "recipe.toml", ClassificationRecipe).network,
+        training=_effort(runs, recipe),
         intended_use=INTENDED_USE,
     )
     return write_bundle(
@@ -227,3 +229,21 @@ def pack(recipe: PackRecipe, data: Path, runs: Path, out: Path, *, on_films: OnF
             intended_use=INTENDED_USE,
         ),
     )
+
+
+def _effort(runs: Path, recipe: PackRecipe) -> str:
+    """Epochs and hours of both runs, and the runs that they started from, as Markdown."""
+    lines = []
+    for name, kind in (
+        (recipe.segmentation, SegmentationRecipe),
+        (recipe.classification, ClassificationRecipe),
+    ):
+        metrics = pl.read_parquet(runs / name / "metrics.parquet")
+        started = load_recipe(runs / name / "recipe.toml", kind).initial_run
+        origin = " after an earlier, shorter run" if started else ""
+        minutes = float(metrics["seconds"][-1]) / 60
+        lines.append(
+            f"* {kind.__name__.removesuffix('Recipe').lower()}: {metrics.height} epochs, "
+            f"{minutes:.0f} minutes{origin}."
+        )
+    return "\n".join(lines)

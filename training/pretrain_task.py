@@ -161,7 +161,7 @@ def pretrain(
 
     films = make_crops(listed.drop("path"), draw, segmentation, LungCrop(recipe.network), folder / "crops")
     torch.manual_seed(recipe.fit.seed)
-    network = FindingsNetwork(recipe.network).to(memory_format=torch.channels_last)
+    network = FindingsNetwork(recipe.network)
     if weights is not None:
         import_backbone(network.backbone, read_weights(weights))
     task = PretrainTask(films, films.part("train"), films.part("calibration"))
@@ -173,5 +173,5 @@ def pretrain(
         auroc_table(with_logits(films, test, task.predict(trainer.average, test))).write_csv(
             folder / "auroc.csv"
         )
-    torch.save(trainer.average.backbone.state_dict(), folder / "backbone.pt")
+    torch.save(trainer.average.get_submodule("backbone").state_dict(), folder / "backbone.pt")
     return result

@@ -65,7 +65,7 @@ def train_segmentation(
     films = read_pairs(data / recipe.pairs)
     if recipe.films is not None:
         films += read_films(data / recipe.films)[:: recipe.every_film]
-    phantoms = [film for name in recipe.cohorts for film in read_cohort_films(data / name)]
+    phantoms = [film for name in recipe.cohorts for film in read_cohort_films(data / name, "train")]
     everything = gather(films)
     parts = parts_of(everything, seed=recipe.fit.seed)
     names = [f"{i:05d}_{source}" for i, source in enumerate(everything.sources)]
@@ -74,13 +74,16 @@ def train_segmentation(
     if phantoms:
         train = train.joined(gather(phantoms[:: recipe.every_phantom]))
     torch.manual_seed(recipe.fit.seed)
-    network = PooledSegmentation(SegmentationNetwork(recipe.network)).to(memory_format=torch.channels_last)
+    network = PooledSegmentation(SegmentationNetwork(recipe.network))
     if recipe.initial_run is not None:
         network.network.load_state_dict(average_of(data / recipe.initial_run, "network."))
     task = SegmentationTask(train, everything.take(parts == "calibration"), recipe.augmentation)
     result = Trainer(network, task, recipe.fit, folder).run(on_epoch)
     draw_curves(folder / "metrics.parquet", folder / "curves.png")
     test = everything.take(parts == "test")
+    unseen = [film for name in recipe.cohorts for film in read_cohort_films(data / name, "test")]
+    if unseen:
+        test = test.joined(gather(unseen))
     held_out_dice(load_segmentation(folder), test).write_parquet(folder / "test.parquet")
     return result
 
@@ -152,7 +155,7 @@ def train_classification(
     names, subjects, parts = (films.films[name].to_list() for name in ("film_id", "subject_id", "split"))
     write_split(folder / "split.csv", names, subjects, parts)
     torch.manual_seed(recipe.fit.seed)
-    network = WeightedClassifier(recipe.network).to(memory_format=torch.channels_last)
+    network = WeightedClassifier(recipe.network)
     if recipe.initial_weights is not None:
         import_backbone(network.classifier.backbone, read_weights(data / recipe.initial_weights))
     if recipe.initial_run is not None:

@@ -212,10 +212,14 @@ def read_films(index: Path, *, licence_excludes: str = "NC") -> list[_Film]:
     return films
 
 
-def read_cohort_films(folder: Path) -> list[_Film]:
+def read_cohort_films(folder: Path, part: str) -> list[_Film]:
     """Pictures of a cohort folder with their exact masks; those that are not frontal chests have empty masks.
 
-    Only phantoms of the training part are read: the masks of real films in a cohort are a network's own.
+    Only phantoms are read: the masks of real films in a cohort are a network's own.
+
+    Args:
+        folder: cohort folder.
+        part: part of the cohort's own split.
 
     Raises:
         ConfigError: no cohort there, or an unreadable file; names the row.
@@ -226,10 +230,10 @@ def read_cohort_films(folder: Path) -> list[_Film]:
         raise ConfigError(f"{folder.name}/cohort.parquet cannot be read: {type(error).__name__}") from error
     films = []
     for row, film in enumerate(table.iter_rows(named=True), start=1):
-        if film["source"] != "phantom" or film["split"] != "train":
+        if film["source"] != "phantom" or film["split"] != part:
             continue
         where = f"{folder.name}/cohort.parquet row {row}"
-        canvas = read_grey(folder / film["canvas"], where).astype(np.float32) / 255
+        canvas = read_grey(folder / film["canvas"], where).astype(np.float32) / np.float32(255)
         mask = np.zeros((MASK_SIDE, MASK_SIDE), np.uint8)
         if film["lungs"] is not None:
             mask = read_grey(folder / film["lungs"], where)

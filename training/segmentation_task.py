@@ -191,7 +191,9 @@ def synthetic(side: int, generator: torch.Generator) -> Tensor:
         picture = picture * 0.5 + disc.float()[None] * second
     elif first < 0.7:
         picture = picture * ((place * (2 + 30 * width)) % 1 < second).float()[None, :, None]
-    return (picture + 0.1 * second * torch.randn((1, side, side), generator=generator)).clamp(0, 1)
+    noise = torch.randn((1, side, side), generator=generator)
+    drawn: Tensor = (picture + 0.1 * second * noise).clamp(0, 1)
+    return drawn
 
 
 def _close_up(count: int, generator: torch.Generator) -> Tensor:
@@ -206,7 +208,8 @@ def soft_dice_loss(logits: Tensor, lungs: Tensor) -> Tensor:
     """(N, 2) 1 - Dice of probabilities; (N, 2, M, M) logits and masks."""
     probability = logits.sigmoid()
     overlap = (probability * lungs).sum(dim=(2, 3))
-    return 1 - (2 * overlap + 1) / (probability.sum(dim=(2, 3)) + lungs.sum(dim=(2, 3)) + 1)
+    both: Tensor = probability.sum(dim=(2, 3)) + lungs.sum(dim=(2, 3))
+    return 1 - (2 * overlap + 1) / (both + 1)
 
 
 def dice_coefficient(found: Tensor, truth: Tensor) -> Tensor:

@@ -150,7 +150,7 @@ def _predict(
     folder: Path,
 ) -> Predictions:
     torch.manual_seed(recipe.fit.seed)
-    network = WeightedClassifier(recipe.network).to(memory_format=torch.channels_last)
+    network = WeightedClassifier(recipe.network)
     loss = replace(recipe.loss, tasks=tasks)
     task = ClassificationTask(
         films, train=fold.train, validation=fold.test, loss=loss, train_side=recipe.train_side
