@@ -139,6 +139,7 @@ class HostLoader:
         self._frame_of: dict[int, int] = {}
         self._stop = stop
         self._leaving = threading.Event()
+        self._released = threading.Event()
         self._out: queue.Queue[Batch | Rejection | BaseException | None] = queue.Queue(maxsize=4096)
         arguments = WorkerSettings(str(base_folder(root)), self._frames_path(), settings)
         self._pool = DecoderPool(
@@ -186,6 +187,7 @@ class HostLoader:
         """The engines are done with this batch: its frame may be drawn over."""
         with self._lock:
             self._frames.release(self._frame_of.pop(id(batch)))
+        self._released.set()
 
     @property
     def occupancy(self) -> Occupancy:
@@ -205,13 +207,16 @@ class HostLoader:
     def _dispatch(self, entries: Iterator[ArchiveEntry]) -> None:
         is_more = True
         while is_more or self._pool.num_waiting:
+            self._released.clear()
             while is_more and not self._is_stopping and self._pool.num_free:
                 slot = self._take()
                 if slot is None:
                     break
                 is_more = self._send(next(entries, None), slot)
             is_more = is_more and not self._is_stopping
-            for done in self._pool.collect(POLL_S if self._pool.num_waiting else POLL_S / 10):
+            if is_more and not self._pool.num_waiting:  # every frame is with the engines
+                self._released.wait(POLL_S)
+            for done in self._pool.collect(POLL_S if self._pool.num_waiting else 0):
                 self._receive(done.task, done.outcome)
         with self._lock:
             frames = self._frames.ragged()
