@@ -98,7 +98,7 @@ class DaliLoader:
                 continue
         self._pool.close()
         self._executor.shutdown(cancel_futures=True)
-        for _ in range(NUM_LANES):
+        for _number in range(NUM_LANES):
             self._lanes.get().close()
         self._slots.close()
 

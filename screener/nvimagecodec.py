@@ -100,7 +100,8 @@ class StreamDecoder:
         payload = encode()
         stream = read_codestream(payload)
         expected, route = run_decoder(stream, 1)
-        facts = StreamFacts(np.frombuffer(payload, np.uint8), *expected.shape, str(expected.dtype))
+        rows, columns = expected.shape
+        facts = StreamFacts(np.frombuffer(payload, np.uint8), rows, columns, str(expected.dtype))
         (picture,) = self.decode([facts])
         if picture is None:
             return False
@@ -138,7 +139,8 @@ def _film(bits: int, *, is_signed: bool = False) -> Pixels:
     levels = np.clip(ramp + 0.02 * random.standard_normal((80, 96)), 0, 1) * (2**bits - 1)
     words = levels.round().astype(np.int32) - (2 ** (bits - 1) if is_signed else 0)
     depth = 8 if bits <= 8 else 16
-    return words.astype(f"{'' if is_signed else 'u'}int{depth}")
+    film: Pixels = words.astype(f"{'' if is_signed else 'u'}int{depth}")
+    return film
 
 
 def _jpeg() -> bytes:

@@ -14,8 +14,8 @@ from engines.engine import Engines
 from screener.classify import classify
 from screener.counters import Counters
 from screener.decide import decide
-from screener.host_loader import HostLoader
 from screener.keepsakes import Keepsakes
+from screener.loader import Loader
 from screener.overlap import overlapped
 from screener.parts import PartWriter
 from screener.quality import grade_batch
@@ -53,7 +53,7 @@ class Reader:
 
 def screen(
     entries: Iterable[ArchiveEntry],
-    loader: HostLoader,
+    loader: Loader,
     reader: Reader,
     report: PartWriter,
     counters: Counters,

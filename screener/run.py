@@ -20,8 +20,8 @@ from screener.canvas import CANVAS_SIDE, CANVAS_VERSION
 from screener.counters import Counters
 from screener.errors import REASON_STATUS, ConfigError, Reason, Status
 from screener.fingerprint import Fingerprint
-from screener.host_loader import HostLoader
 from screener.keepsakes import Keepsakes
+from screener.loader import open_loader
 from screener.pipeline import Reader, screen
 from screener.progress import live_progress
 from screener.pseudonyms import load_key
@@ -133,7 +133,7 @@ def _screen_pending(
     with (
         live_progress(counters, pending, campaign.archive_root),
         campaign.writer() as report,
-        HostLoader(campaign.archive_root, request.settings, stop) as loader,
+        open_loader(campaign.archive_root, request.settings, stop) as loader,
     ):
         screen(pending, loader, reader, report, counters)
     if request.retry_reasons is None and not stop.is_set():

@@ -68,7 +68,8 @@ def decode_or_misbehave(pipe: Connection, settings: WorkerSettings) -> None:
     """Decode as the product does, but crash or hang in the pixels of files named so."""
     from screener import decode_worker
 
-    decode_worker.read_frame = _misbehaving(decode_worker.read_frame)
+    names = vars(decode_worker)
+    names["read_frame"] = _misbehaving(names["read_frame"])
     decode_worker.decode_files(pipe, settings)
 
 
@@ -88,5 +89,6 @@ def prepare_or_misbehave(pipe: Connection, settings: DeviceWorkerSettings) -> No
     """As `decode_or_misbehave`, for the device's loader."""
     from screener import dali_worker, decode_worker
 
-    decode_worker.read_frame = _misbehaving(decode_worker.read_frame)
+    names = vars(decode_worker)
+    names["read_frame"] = _misbehaving(names["read_frame"])
     dali_worker.prepare_files(pipe, settings)
