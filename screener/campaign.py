@@ -31,6 +31,9 @@ from screener.settings import RunSettings
 LOOKUP_CHUNK = 1024
 """Files looked up at once: large enough for NumPy, small enough that screening starts at once."""
 
+_PATTERN_CHARACTERS = frozenset("*?[")
+"""Polars, like many readers, takes a path with one of these for a pattern of paths."""
+
 FAILED_REASONS = frozenset(reason for reason, status in REASON_STATUS.items() if status is Status.FAILED)
 """What `screener retry` takes up unless told otherwise."""
 
@@ -247,6 +250,12 @@ def recorded_archive_root(folder: Path) -> Path:
 def _check_folder(folder: Path, archive_root: Path) -> None:
     if not archive_root.is_dir():
         raise ConfigError("the archive is not a folder that exists")
+    name = str(folder)
+    if not name.isprintable() or set(name) & _PATTERN_CHARACTERS:
+        raise ConfigError(
+            "the campaign folder's path has characters that Parquet readers stumble over (* ? [, control "
+            "characters, or none of UTF-8): choose another --out"
+        )
     inner, outer = folder.resolve(), archive_root.resolve()
     if inner.is_relative_to(outer) or outer.is_relative_to(inner):
         raise ConfigError(
