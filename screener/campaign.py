@@ -251,10 +251,10 @@ def _check_folder(folder: Path, archive_root: Path) -> None:
     if not archive_root.is_dir():
         raise ConfigError("the archive is not a folder that exists")
     name = str(folder)
-    if not name.isprintable() or set(name) & _PATTERN_CHARACTERS:
+    if set(name) & _PATTERN_CHARACTERS or any("\ud800" <= letter <= "\udfff" for letter in name):
         raise ConfigError(
-            "the campaign folder's path has characters that Parquet readers stumble over (* ? [, control "
-            "characters, or none of UTF-8): choose another --out"
+            "the campaign folder's path has characters that Parquet readers stumble over (* ? [ or bytes that "
+            "are not UTF-8): choose another --out"
         )
     inner, outer = folder.resolve(), archive_root.resolve()
     if inner.is_relative_to(outer) or outer.is_relative_to(inner):
