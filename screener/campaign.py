@@ -253,8 +253,8 @@ def _check_folder(folder: Path, archive_root: Path) -> None:
     name = str(folder)
     if set(name) & _PATTERN_CHARACTERS or any("\ud800" <= letter <= "\udfff" for letter in name):
         raise ConfigError(
-            "the campaign folder's path has characters that Parquet readers stumble over (* ? [ or bytes that "
-            "are not UTF-8): choose another --out"
+            "the campaign folder's path has characters that Parquet readers stumble over (* ? [ or what is "
+            "not UTF-8): choose another --out"
         )
     inner, outer = folder.resolve(), archive_root.resolve()
     if inner.is_relative_to(outer) or outer.is_relative_to(inner):
