@@ -34,6 +34,8 @@ _DERIVED_TEXTS = re.compile(
 _REPORT_TYPES = re.compile(r"REPORT|DOSE.?INFO")
 _COLOUR = ("RGB", "YBR_")
 """Photometric Interpretations of three samples, where Samples per Pixel is missing."""
+_SAMPLES = (1, 3, 4)
+"""Samples per Pixel of PS3.3 C.7.6.3.1.1, and of retired ARGB and CMYK; any other is damage, not colour."""
 _BITS_ALLOCATED = (8, 16)
 
 
@@ -52,8 +54,8 @@ def check_eligible(parsed: ParsedHeader, settings: RunSettings) -> Instance:
     if not parsed.is_whole:
         raise DecodeError(Reason.CORRUPT_HEADER, "header is cut off or does not parse")
     if parsed.pixel_data_offset is None:
-        if not any(parsed.elements.code(tag) for tag in (SOP_CLASS_UID, MODALITY)):
-            raise DecodeError(Reason.CORRUPT_HEADER, "nothing in it says what it is")
+        if not any(parsed.elements.values.values()):
+            raise DecodeError(Reason.CORRUPT_HEADER, "a DICOM file without a single value")
         raise NotARadiograph(Reason.NO_PIXEL_DATA)
     if parsed.instance is None:
         raise DecodeError(Reason.CORRUPT_HEADER, "pixel data without Rows, Columns or Bits Allocated")
@@ -90,6 +92,8 @@ def _check_picture_type(elements: Elements, instance: Instance | None) -> None:
     """Colour, frames, and what Image Type and the derivation say."""
     photometric = instance.photometric_interpretation if instance else ""
     samples = elements.unsigned_short(_SAMPLES_PER_PIXEL) or (3 if photometric.startswith(_COLOUR) else 1)
+    if samples not in _SAMPLES:
+        raise DecodeError(Reason.CORRUPT_HEADER, f"{samples} samples per pixel")
     if samples > 1 or photometric == "PALETTE COLOR":
         raise NotARadiograph(Reason.COLOUR, f"{samples} samples per pixel {photometric}".strip())
     frames = elements.integer_string(_NUMBER_OF_FRAMES) or 1

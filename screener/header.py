@@ -47,6 +47,8 @@ PIXEL_DATA = 0x7FE00010
 _MEDIA_STORAGE_SOP_CLASS_UID = 0x00020002
 _TRANSFER_SYNTAX_UID = 0x00020010
 _LONGEST_ELEMENT_HEADER = 12
+_LAST_ELEMENTS = frozenset({0x7FE00008, 0x7FE00009, PIXEL_DATA, 0xFFFAFFFA, 0xFFFCFFFC})
+"""Pixel data of three kinds, digital signatures and padding; private groups from 7FE1 may follow, too."""
 _FILE_META = (0x00020000, 0x00030000)
 _DIRECTORY_RECORD_SEQUENCE = 0x00041220
 _AFTER_PICTURE_FACTS = 0x00280104
@@ -163,7 +165,8 @@ def _read_dataset(
         raise DecodeError(Reason.DICOMDIR)
     if not layout.file_meta.values and not any(tag in elements.values for tag in _TELLING):
         raise DecodeError(Reason.NOT_DICOM)
-    dataset = None if is_other or found.missing_bytes else _parse(head[start : found.end], encoding)
+    is_broken = bool(found.missing_bytes) or not (is_other or _ends_well(head, found, encoding))
+    dataset = None if is_other or is_broken else _parse(head[start : found.end], encoding)
     offset, is_encapsulated = _pixel_data(head, found, encoding)
     syntax = _transfer_syntax(layout.declared_syntax, encoding, is_encapsulated=is_encapsulated)
     return ParsedHeader(
@@ -205,6 +208,14 @@ def _scan(
         found = scan(head, start, encoding)
     found.elements.values.setdefault(SOP_CLASS_UID, media_class)
     return found, head, False
+
+
+def _ends_well(head: bytes, found: Scan, encoding: Encoding) -> bool:
+    """Whether the element that ended the walk may come last; else a damaged tag hides the rest."""
+    if found.end + 8 > len(head):
+        return True
+    tag = element_header(head, found.end, encoding)[0]
+    return tag in _LAST_ELEMENTS or (0x7FE1 <= tag >> 16 <= 0x7FFF and bool(tag >> 16 & 1))
 
 
 def _parse(header: bytes, encoding: Encoding) -> Dataset | None:

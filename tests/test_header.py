@@ -563,3 +563,24 @@ def test_ct_slice_costs_a_fraction_of_what_pydicom_takes() -> None:
 @pytest.mark.parametrize("rest", [b"", b"\1\2\3", b"\xf3" * 9000])
 def test_prefix_without_a_data_set_is_corrupt_and_not_understood(rest: bytes) -> None:
     assert _reason(bytes(128) + b"DICM" + rest) is Reason.CORRUPT_HEADER
+
+
+def test_damaged_tag_that_hides_the_pixel_data_is_corrupt() -> None:
+    """A film behind it is lost to the reader, not stated to be none."""
+    content = _with_tags()
+    at = content.index(struct.pack("<HH2s", 0x0028, 0x0002, b"US"))
+    damaged = content[:at] + struct.pack("<HH", 0xC328, 0x0002) + content[at + 4 :]
+    assert _reason(damaged) is Reason.CORRUPT_HEADER
+
+
+def test_absurd_sample_count_is_damage_and_not_colour() -> None:
+    assert _reason(_with_tags(SamplesPerPixel=42241)) is Reason.CORRUPT_HEADER
+
+
+@pytest.mark.parametrize("last", [0x7FE11001, 0xFFFCFFFC])
+def test_elements_behind_a_missing_picture_are_no_damage(last: int) -> None:
+    def alter(dataset: Dataset) -> None:
+        del dataset.PixelData
+        dataset.add_new(last, "OB", b"rest")
+
+    assert _reason(_altered(alter)) is Reason.NO_PIXEL_DATA
