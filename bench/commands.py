@@ -222,10 +222,10 @@ def _measure(
 
     from bench.measure import measure
     from bench.results import save_result
-    from bench.tables import circumstances_lines, peers_table, steps_table, streams_table
+    from bench.tables import circumstances_lines, peers_table, steps_table, streams_table, waits_table
 
     result = measure(request, _announce)
-    _print(steps_table(result), streams_table(result))
+    _print(steps_table(result), streams_table(result), waits_table(result))
     if peers is not None:
         from bench.race import race
 

@@ -31,33 +31,37 @@ def steps_table(result: BenchResult) -> Table:
 
 
 def streams_table(result: BenchResult) -> Table:
-    """Everything together, on each archive: what came of it, the bound, and who waited."""
-    table = _table(
-        "Everything together",
-        "archive",
-        "files/s",
-        "MP/s",
-        "bound",
-        "share",
-        "core ms a file",
-        "peak MB",
-        "canvases free / decoding / drawn / with engines",
-        "idle decoders / engines",
-    )
+    """Everything together, on each archive: what came of it, and the bound."""
+    columns = ("archive", "files/s", "MP/s", "bound", "share", "shares", "core ms a file", "peak MB")
+    table = _table("Everything together", *columns)
     for stream in result.streams:
-        last = stream.repeats[-1]
-        waits = last.waits
-        places = (waits.free, waits.decoding, waits.drawn, waits.with_engines)
+        shares = [repeat.bound_share for repeat in stream.repeats]
         table.add_row(
             stream.archive,
             f"{stream.files_per_s:,.1f}",
             f"{stream.files_per_s * stream.extent.num_pixels / stream.extent.num_files / 1e6:,.0f}",
             f"{stream.bound_files_per_s:,.1f}",
             f"{stream.bound_share:.0%}",
-            f"{1e3 * last.core_seconds_per_file:,.1f}",
+            f"{min(shares):.0%}-{max(shares):.0%}",
+            f"{1e3 * stream.repeats[-1].core_seconds_per_file:,.1f}",
             f"{stream.peak_bytes / 1e6:,.0f}",
-            " / ".join(f"{place:.0f}" for place in places) + f" of {waits.slots}",
-            f"{waits.decoders_idle:.0%} / {waits.engines_idle:.0%}: {waits.verdict}",
+        )
+    return table
+
+
+def waits_table(result: BenchResult) -> Table:
+    """Where the canvases are on average while everything runs, and who waits for whom."""
+    columns = ("archive", "canvases", "free", "decoding", "drawn", "with engines", "idle decoders")
+    table = _table("Who waits for whom", *columns, "idle engines", "verdict")
+    for stream in result.streams:
+        waits = stream.repeats[-1].waits
+        table.add_row(
+            stream.archive,
+            str(waits.slots),
+            *(f"{place:.0f}" for place in (waits.free, waits.decoding, waits.drawn, waits.with_engines)),
+            f"{waits.decoders_idle:.0%}",
+            f"{waits.engines_idle:.0%}",
+            waits.verdict,
         )
     return table
 
@@ -127,6 +131,6 @@ def circumstances_lines(result: BenchResult) -> list[str]:
 def _table(title: str, *columns: str) -> Table:
     table = Table(title=title, title_justify="left")
     for column in columns:
-        is_text = column in ("archive", "step", "peer", "range") or column.startswith(("canvases", "idle"))
+        is_text = column in ("archive", "step", "peer", "range", "shares", "verdict")
         table.add_column(column, justify="left" if is_text else "right")
     return table

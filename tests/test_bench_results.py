@@ -34,7 +34,7 @@ from bench.results import (
     save_result,
 )
 from bench.scaling import ScalingPoint, ScalingResult, growth
-from bench.tables import comparison_table, peers_table, steps_table, streams_table
+from bench.tables import comparison_table, peers_table, steps_table, streams_table, waits_table
 from screener.errors import ConfigError
 
 WAITS = Waits(32, 4.0, 8.0, 4.0, 16.0, engines_idle=0.0, decoders_idle=0.25)
@@ -106,11 +106,12 @@ def test_comparing_shows_ratios_and_what_differs(tmp_path: Path) -> None:
 def test_tables_and_plot_hold_every_step_and_say_what_was_not_measured(tmp_path: Path) -> None:
     found = result()
     console = Console(width=250, record=True, file=io.StringIO())
-    console.print(steps_table(found), streams_table(found), peers_table(found.peers))
+    console.print(steps_table(found), streams_table(found), waits_table(found), peers_table(found.peers))
     console.print(comparison_table(found, found))
     text = console.export_text()
     assert all(step in text for step in STEPS)
     assert "12.5" in text
+    assert "decoders wait for engines" in text
     assert "10.0-15.0" in text
     assert "not measured: pip failed: no network" in text
     step_budget(found, tmp_path / "budget.png")
