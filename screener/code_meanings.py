@@ -31,7 +31,7 @@ REASONS: dict[Reason, str] = {
     Reason.TOO_SMALL: "The shorter side has fewer pixels than the setting asks for.",
     Reason.NOT_FRONTAL_CHEST: "The picture itself does not look like a frontal chest radiograph.",
     Reason.UNREADABLE_FILE: "The file cannot be opened or read (permissions, disk).",
-    Reason.UNREADABLE_FOLDER: "The folder cannot be listed; files in it were not found. Open it, then run again (not retry).",
+    Reason.UNREADABLE_FOLDER: "The folder cannot be listed; its files were not found. Open it and run again.",
     Reason.CORRUPT_HEADER: "The DICOM header cannot be parsed.",
     Reason.UNSUPPORTED_TRANSFER_SYNTAX: "No installed decoder reads this transfer syntax.",
     Reason.UNSUPPORTED_PIXEL_FORMAT: "A bit depth or sample layout that is not read.",
