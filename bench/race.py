@@ -8,6 +8,7 @@ peer reads fewer files of the same archive, because it is slow; rates are per fi
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -22,7 +23,10 @@ from bench.peers.environments import PEERS, Peer, PeerUnavailable, python_of
 from bench.results import PeerResult, PeerRound
 from engines.bundle import default_bundle
 from screener.archive import base_folder, walk
-from screener.errors import ConfigError
+from screener.eligibility import check_eligible
+from screener.errors import ConfigError, DecodeError
+from screener.header import read_header
+from screener.settings import RunSettings
 
 PEER_FILES = 16
 """Files of an archive that a peer reads: two full batches, four of each encoding of a mix."""
@@ -92,10 +96,20 @@ def _race_on(
 
 
 def _files(archive: Path) -> list[str]:
-    """The first files of an archive, by the walk's order."""
+    """The first films of an archive, by the walk's order; peers would stumble over anything else."""
     base = base_folder(archive)
-    entries = (entry for entry in walk(archive) if entry.reason is None)
-    return [str(base / entry.relative_path) for entry, _ in zip(entries, range(PEER_FILES), strict=False)]
+    paths = (base / entry.relative_path for entry in walk(archive) if entry.reason is None)
+    return [str(path) for path in itertools.islice(filter(_is_film, paths), PEER_FILES)]
+
+
+def _is_film(path: Path) -> bool:
+    settings = RunSettings()
+    try:
+        with path.open("rb") as file:
+            check_eligible(read_header(file, settings), settings)
+    except (DecodeError, OSError):
+        return False
+    return True
 
 
 def _installed(peer: Peer, trouble: str, on_step: Callable[[str], None]) -> _Contender:

@@ -87,10 +87,11 @@ def test_peers_run_the_same_files_and_one_that_fails_has_no_figures(
 ) -> None:
     archive, folder = tmp_path / "archive", tmp_path / "race"
     write_archive(archive, TINY)
+    (archive / "a-note.txt").write_text("no DICOM")
     good, bad = tmp_path / "good.py", tmp_path / "bad.py"
     good.write_text(
         "import json, sys\nfiles = sys.argv[3:]\nassert sys.argv[1] == '--networks'\n"
-        "assert all(open(file, 'rb').read() for file in files)\n"
+        "assert len(files) == 6 and all(open(file, 'rb').read(132).endswith(b'DICM') for file in files)\n"
         "print(json.dumps({'seconds': 2.0, 'files': len(files), 'versions': {'thing': '1'}}))"
     )
     bad.write_text("raise SystemExit('cannot read a film')")
