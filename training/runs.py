@@ -77,7 +77,12 @@ def train_segmentation(
     network = PooledSegmentation(SegmentationNetwork(recipe.network))
     if recipe.initial_run is not None:
         network.network.load_state_dict(average_of(data / recipe.initial_run, "network."))
-    task = SegmentationTask(train, everything.take(parts == "calibration"), recipe.augmentation)
+    validation = everything.take(parts == "calibration")
+    if not len(validation) or not len(train):
+        raise ConfigError(
+            f"{len(everything)} films are too few to split into training and validation patients"
+        )
+    task = SegmentationTask(train, validation, recipe.augmentation)
     result = Trainer(network, task, recipe.fit, folder).run(on_epoch)
     draw_curves(folder / "metrics.parquet", folder / "curves.png")
     test = everything.take(parts == "test")

@@ -1,0 +1,129 @@
+"""Recipes and folders to finished runs, end to end on a handful of made pictures."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import polars as pl
+import pytest
+
+from screener.errors import ConfigError
+from screener.records import ZONES
+from training.classification_task import ClassificationRecipe, LossRecipe
+from training.host_films import HostSelection, list_hosts
+from training.networks import ClassificationConfig, SegmentationConfig
+from training.own_films import ImportSettings, import_films
+from training.packing import PackRecipe, pack
+from training.pretrain_task import PretrainRecipe, pretrain
+from training.recipe import FitRecipe
+from training.runs import load_classification, load_segmentation, train_classification, train_segmentation
+from training.segmentation_task import SegmentationRecipe
+from training.study import StudyRecipe, compare
+
+FIT = FitRecipe(epochs=1, batch_size=4, precision="32-true", accelerator="cpu")
+NETWORK = ClassificationConfig(growth=2, crop_side=64)
+CLASSIFICATION = ClassificationRecipe(
+    cohorts=("own",), network=NETWORK, loss=LossRecipe(tasks=("diagnosis", "stage")), fit=FIT
+)
+
+
+def chest(seed: int) -> np.ndarray:
+    generator = np.random.default_rng(seed)
+    picture = np.full((160, 160), 170.0)
+    picture[30:120, 20:70] = picture[30:115, 90:140] = 60
+    return np.clip(picture + generator.normal(0, 8, picture.shape), 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with pairs, own films as a cohort, and ChestX-ray14's layout."""
+    root = tmp_path_factory.mktemp("data")
+    mask = np.zeros((160, 160), np.uint8)
+    mask[30:120, 20:70] = mask[30:115, 90:140] = 255
+    cv2.imwrite(str(root / "mask.png"), mask)
+    for number in range(24):
+        cv2.imwrite(str(root / f"made_{number}.png"), chest(number))
+    pairs = [f"made_{i}.png,mask.png,anatomical,p{i}" for i in range(10)]
+    (root / "pairs.csv").write_text("\n".join(["image,mask,convention,patient_group", *pairs]) + "\n")
+    parts = ["train"] * 12 + ["calibration"] * 6 + ["test"] * 6
+    own = [f"made_{i}.png,q{i},{i % 4},{i % 2},{','.join([str(i % 4)] * 6)},{parts[i]}" for i in range(24)]
+    header = f"file,patient,stage,tb,{','.join(ZONES)},split"
+    (root / "own.csv").write_text("\n".join([header, *own]) + "\n")
+    import_films(root / "own.csv", root / "own", ImportSettings())
+    nih = [f"made_{i}.png,{'Mass' if i % 2 else 'No Finding'},{i}" for i in range(16)]
+    (root / "Data_Entry_2017.csv").write_text(
+        "\n".join(["Image Index,Finding Labels,Patient ID", *nih]) + "\n"
+    )
+    (root / "test_list.txt").write_text("".join(f"made_{i}.png\n" for i in range(12, 16)))
+    return root
+
+
+@pytest.fixture(scope="module")
+def runs(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs folder with a segmentation and a classification run of one epoch."""
+    folder = tmp_path_factory.mktemp("runs")
+    network = SegmentationConfig(base=4, depth=1)
+    recipe = SegmentationRecipe(pairs="pairs.csv", films=None, network=network, fit=FIT)
+    train_segmentation(recipe, data, folder / "segmentation")
+    train_classification(CLASSIFICATION, data, folder, folder / "classification")
+    return folder
+
+
+def test_a_run_leaves_what_a_reader_needs(runs: Path) -> None:
+    for name in ("segmentation", "classification"):
+        found = {path.name for path in (runs / name).iterdir()}
+        assert found >= {"recipe.toml", "run.json", "split.csv", "metrics.parquet", "curves.png", "last.pt"}
+    table = pl.read_parquet(runs / "classification" / "predictions_test.parquet")
+    assert table.height == 6
+    assert table["logit_stage0"].is_not_null().all()
+    assert not load_segmentation(runs / "segmentation").training
+    assert not load_classification(runs / "classification").training
+
+
+def test_a_run_that_was_not_trained_is_named(tmp_path: Path, runs: Path) -> None:
+    (tmp_path / "recipe.toml").write_text((runs / "classification" / "recipe.toml").read_text())
+    with pytest.raises(ConfigError, match="no checkpoint"):
+        load_classification(tmp_path)
+
+
+def test_pretraining_ends_in_the_official_table(data: Path, runs: Path) -> None:
+    recipe = PretrainRecipe(network=NETWORK, fit=FIT)
+    pretrain(recipe, data, load_segmentation(runs / "segmentation"), runs / "pretrain")
+    table = pl.read_csv(runs / "pretrain" / "auroc.csv")
+    assert table.filter(pl.col("finding") == "Mass")["num_positive"].item() == 2
+    assert table.filter(pl.col("finding") == "Hernia")["auroc"].item() is None
+    assert (runs / "pretrain" / "backbone.pt").exists()
+
+
+def test_a_study_ends_in_one_sentence(data: Path, runs: Path) -> None:
+    recipe = StudyRecipe(
+        repeats=2, classification=replace(CLASSIFICATION, fit=replace(FIT, evaluate_every=9))
+    )
+    sentence = compare(recipe, data, runs, runs / "study")
+    assert sentence.startswith("These data")
+    written = {path.name for path in (runs / "study").iterdir()}
+    assert written >= {"comparison.parquet", "comparison.md", "comparison.png", "predictions.parquet"}
+    assert sentence in (runs / "study" / "comparison.md").read_text()
+
+
+def test_hosts_without_plausible_lungs_are_left_out(data: Path, runs: Path, tmp_path: Path) -> None:
+    index = data / "labels.csv"
+    header = "file,view,orientation,licence,patient_group,age,findings"
+    index.write_text(
+        f"{header}\nmade_0.png,PA,upright,free,p0,40,No Finding\nmade_1.png,lateral,upright,free,p1,40,\n"
+    )
+    network = load_segmentation(runs / "segmentation")
+    with pytest.raises(ConfigError, match="no film is usable"):
+        list_hosts(index, network, tmp_path, HostSelection(prefixes=("none",)))
+
+
+@pytest.mark.slow
+def test_runs_become_a_bundle(data: Path, runs: Path, tmp_path: Path) -> None:
+    recipe = PackRecipe(cohorts=("own",), licences=("made pictures",))
+    bundle = pack(recipe, data, runs, tmp_path / "bundle")
+    assert bundle.manifest.canvas_side == 768
+    assert "made pictures" in bundle.model_card
+    assert (runs / "classification" / "judged.parquet").exists()
