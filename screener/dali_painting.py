@@ -2,10 +2,10 @@
 
 The first takes every so many rows and columns, from which the host finds borders; the second crops, halves
 by 2 × 2 means, takes area means, applies window and polarity and lays the result on the canvas. A reader may
-question why `resize` is only used to pick pixels: none of DALI's filters is an area mean (the antialiased
-linear one is a triangle twice as wide, off by up to 0.1 on grain). Picking the two or three source pixels
-under each output pixel and adding them with OpenCV's weights, in its order and with its rounding, gives the
-host's own canvas. DALI never decodes here: one bad sample fails its whole batch.
+question why `resize` is only used to pick pixels: none of DALI's filters is an area mean; the closest is five
+times over the tolerance on a film. Picking the two or three source pixels under each output pixel and adding
+them with OpenCV's weights, in its order and with its rounding, gives the host's own canvas. DALI never
+decodes here: one bad sample fails its whole batch.
 """
 
 from __future__ import annotations
