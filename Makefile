@@ -17,7 +17,7 @@ $(VENV)/base: pyproject.toml constraints.txt | $(BIN)/python
 
 # What the tests, the linters and the training need on top.
 $(VENV)/dev: pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[report,train,tensorrt-rtx]" --group dev
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[report,train,gpu,tensorrt-rtx]" --group dev
 	touch $@ $(VENV)/base
 
 # Many of the examples are there to be rejected: no reason to fail (exit code 3).
