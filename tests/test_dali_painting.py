@@ -1,4 +1,4 @@
-"""DALI's painting against OpenCV's: weights, stored values at canvas scale, windows, and DALI's own filters."""
+"""DALI's painting against OpenCV's: weights, stored values at canvas scale, windows, DALI's own filters."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def resized_by_dali(film: Float32, height: int, width: int, interpolation: types
     [types.INTERP_LINEAR, types.INTERP_CUBIC, types.INTERP_LANCZOS3, types.INTERP_GAUSSIAN],
 )
 def test_no_filter_of_dali_is_an_area_mean(interpolation: types.DALIInterpType) -> None:
-    film = chest_picture(1250, 1024).astype(np.float32) / 4095
+    film = chest_picture(1250, 1024).astype(np.float32) / np.float32(4095)
     expected = cv2.resize(film, (629, 768), interpolation=cv2.INTER_AREA)
     error = float(np.abs(resized_by_dali(film, 768, 629, interpolation) - expected).max())
     assert error > 5 * CANVAS_TOLERANCE
