@@ -19,9 +19,9 @@ _HEAD = """# Model card: bundle `demo`
 
 > **Intended use.** {intended}
 >
-> **No real pneumoconiosis film was used, in training or in judging.** Pneumoconiosis, and nearly all
-> tuberculosis, is simulated: drawn into procedural phantoms and into real films. The figures below prove that
-> the software works from picture to report. They say nothing about performance on patients.
+> **No real pneumoconiosis film was used, in training or in judging.** Every pneumoconiosis and tuberculosis
+> label is simulated: findings drawn into procedural phantoms and into real films. The figures below prove
+> that the software works from picture to report. They say nothing about performance on patients.
 """
 
 _BODY = """

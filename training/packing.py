@@ -233,17 +233,15 @@ def pack(recipe: PackRecipe, data: Path, runs: Path, out: Path, *, on_films: OnF
 
 def _effort(runs: Path, recipe: PackRecipe) -> str:
     """Epochs and hours of both runs, and the runs that they started from, as Markdown."""
+    segmentation = load_recipe(runs / recipe.segmentation / "recipe.toml", SegmentationRecipe)
+    classification = load_recipe(runs / recipe.classification / "recipe.toml", ClassificationRecipe)
     lines = []
-    for name, kind in (
-        (recipe.segmentation, SegmentationRecipe),
-        (recipe.classification, ClassificationRecipe),
+    for title, name, started in (
+        ("segmentation", recipe.segmentation, segmentation.initial_run),
+        ("classification", recipe.classification, classification.initial_run),
     ):
         metrics = pl.read_parquet(runs / name / "metrics.parquet")
-        started = load_recipe(runs / name / "recipe.toml", kind).initial_run
         origin = " after an earlier, shorter run" if started else ""
         minutes = float(metrics["seconds"][-1]) / 60
-        lines.append(
-            f"* {kind.__name__.removesuffix('Recipe').lower()}: {metrics.height} epochs, "
-            f"{minutes:.0f} minutes{origin}."
-        )
+        lines.append(f"* {title}: {metrics.height} epochs, {minutes:.0f} minutes{origin}.")
     return "\n".join(lines)
