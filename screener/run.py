@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 from calibration.model_calibration import Calibration, ThresholdSet
 from engines.bundle import Bundle, default_bundle, open_bundle
+from engines.devices import choose
 from engines.engine import Engines, open_engines
 from screener.archive import walk
 from screener.campaign import Campaign
@@ -76,13 +77,16 @@ def run(request: RunRequest, stop: threading.Event) -> RunSummary:
         )
         summary = _screen_pending(campaign, Reader(engines, calibration, keepsakes), request, stop)
         build_studies(campaign)
+        chosen = choose(settings.device)
         environment = RunEnvironment(
             started_utc=began,
             finished_utc=datetime.now(UTC),
-            device=settings.device,
+            device=str(chosen.gpu or "cpu"),
             engine=engines.description,
             precision=engines.precision,
             bundle=f"{bundle.manifest.name} {bundle.manifest.version}",
+            thresholds=asdict(calibration.thresholds),
+            fallbacks=(chosen.reason,) if settings.device == "auto" and chosen.gpu is None else (),
         )
         write_run_manifest(campaign, summary, environment, settings)
     return summary

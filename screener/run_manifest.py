@@ -12,7 +12,7 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -41,6 +41,8 @@ class RunEnvironment:
     """The arithmetic that `auto` came to."""
     bundle: str
     """Name and version of the model bundle."""
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+    """The thresholds that decided, by name."""
     fallbacks: tuple[str, ...] = ()
     """What was asked for and could not be had, and what was used in its place."""
 
@@ -73,6 +75,7 @@ def write_run_manifest(
         "engine": environment.engine,
         "precision": environment.precision,
         "bundle": environment.bundle,
+        "thresholds": dict(environment.thresholds),
         "fallbacks": list(environment.fallbacks),
         "settings": asdict(settings),
         "fingerprint": dict(campaign.fingerprint),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 from collections.abc import Iterator
@@ -70,6 +71,14 @@ def test_counters_and_rows_reconcile(real_files: tuple[Path, RunSummary]) -> Non
     )
     reasons = dict(table["reason"].drop_nulls().value_counts().iter_rows())
     assert reasons == summary.reasons
+
+
+def test_the_manifest_says_what_ran_and_what_decided(real_files: tuple[Path, RunSummary]) -> None:
+    manifest = json.loads((real_files[0] / "run.json").read_text("utf-8"))
+    assert manifest["device"] == "cpu"
+    assert manifest["fallbacks"]  # no GPU was asked for by name, and none is here: said, not silent
+    assert 0 < manifest["thresholds"]["pneumoconiosis"] < 1
+    assert manifest["campaign"]["files"] == real_files[1].found
 
 
 def test_one_study_row_each_and_never_a_negative_for_a_failure(real_files: tuple[Path, RunSummary]) -> None:
