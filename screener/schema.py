@@ -126,7 +126,12 @@ IMAGES: tuple[Column, ...] = (
     _column("bits_stored", pl.Int32, "bits", "Bits Stored tag."),
     _column("spacing_mm", pl.Float32, "mm", "Pixel spacing at the detector (mean of row and column)."),
     _column("spacing_source", pl.String, "code", "imager, pixel or nominal: the tag that gave the spacing."),
-    _column("decode_route", pl.String, "code", "Codec and reduction used, for example jpeg2000/4."),
+    _column(
+        "decode_route",
+        pl.String,
+        "code",
+        "Codec and reduction, e.g. jpeg2000/4; with --device cuda also where, e.g. nvimagecodec:jpeg2000.",
+    ),
     _column("header_flags", pl.List(pl.String), "codes", "What was unusual and dealt with."),
     *_SUBJECT,
     *_RESULTS,
