@@ -64,3 +64,17 @@ def open_loader(root: Path, settings: RunSettings, stop: threading.Event) -> Loa
             f"--device cuda needs DALI and nvImageCodec ({found}): pip install 'screener[gpu]'"
         ) from error
     return DaliLoader(root, settings, stop, gpu_index=gpu.index)
+
+
+def fallbacks(settings: RunSettings) -> tuple[str, ...]:
+    """What `auto` could not have, and what is used in its place; for the run's manifest."""
+    if settings.device != "auto":
+        return ()
+    choice = choose(settings.device)
+    if choice.gpu is None:
+        return (choice.reason,)
+    try:
+        from screener import dali_loader  # noqa: F401 - is it there?
+    except ImportError as error:
+        return (f"films are decoded on the host: {str(error).splitlines()[0]}",)
+    return ()

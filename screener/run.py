@@ -22,7 +22,7 @@ from screener.counters import Counters
 from screener.errors import REASON_STATUS, ConfigError, Reason, Status
 from screener.fingerprint import Fingerprint
 from screener.keepsakes import Keepsakes
-from screener.loader import open_loader
+from screener.loader import fallbacks, open_loader
 from screener.pipeline import Reader, screen
 from screener.progress import live_progress
 from screener.pseudonyms import load_key
@@ -77,16 +77,15 @@ def run(request: RunRequest, stop: threading.Event) -> RunSummary:
         )
         summary = _screen_pending(campaign, Reader(engines, calibration, keepsakes), request, stop)
         build_studies(campaign)
-        chosen = choose(settings.device)
         environment = RunEnvironment(
             started_utc=began,
             finished_utc=datetime.now(UTC),
-            device=str(chosen.gpu or "cpu"),
+            device=str(choose(settings.device).gpu or "cpu"),
             engine=engines.description,
             precision=engines.precision,
             bundle=f"{bundle.manifest.name} {bundle.manifest.version}",
             thresholds=asdict(calibration.thresholds),
-            fallbacks=(chosen.reason,) if settings.device == "auto" and chosen.gpu is None else (),
+            fallbacks=fallbacks(settings),
         )
         write_run_manifest(campaign, summary, environment, settings)
     return summary
