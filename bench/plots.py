@@ -84,7 +84,7 @@ def _figure(*, width: float, height: float) -> Figure:
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
-        raise ConfigError("plots need matplotlib: pip install 'screener[train]'") from error
+        raise ConfigError("plots need matplotlib: pip install '.[train]'") from error
     return Figure(figsize=(width, height), layout="constrained")
 
 

@@ -159,7 +159,7 @@ def draw_reliability(curves: Mapping[str, tuple[ReliabilityBin, ...]], file: Pat
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise CalibrationError("drawing needs matplotlib: pip install 'screener[train]'") from error
+        raise CalibrationError("drawing needs matplotlib: pip install '.[train]'") from error
     figure = Figure(figsize=(5.2, 5.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot(xlim=(0, 1), ylim=(0, 1), aspect="equal")

@@ -31,7 +31,7 @@ class CudaRuntime:
         try:
             self._cuda = importlib.import_module("cuda.bindings.runtime")
         except ImportError as error:
-            raise EngineError("CUDA bindings are not installed; pip install 'screener[gpu]'") from error
+            raise EngineError("CUDA bindings are not installed; pip install '.[gpu]'") from error
         self.device = device
         self.activate()
 

@@ -20,10 +20,10 @@ GPU_BACKENDS: tuple[Backend, ...] = ("tensorrt", "tensorrt_rtx", "torch")
 """In order of preference."""
 
 _INSTALL = {
-    "cuda.bindings.runtime": "pip install 'screener[gpu]'",
-    "tensorrt": "pip install 'screener[tensorrt]'",
-    "tensorrt_rtx": "pip install 'screener[tensorrt-rtx]'",
-    "torch": "pip install 'screener[train]'",
+    "cuda.bindings.runtime": "pip install '.[gpu]'",
+    "tensorrt": "pip install '.[tensorrt]'",
+    "tensorrt_rtx": "pip install '.[tensorrt-rtx]'",
+    "torch": "pip install '.[train]'",
 }
 
 _RTX_CAPABILITIES = {(7, 5), (8, 6), (8, 9), (12, 0), (12, 1)}

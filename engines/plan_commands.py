@@ -57,7 +57,7 @@ def plan_target(gpu_index: int = 0) -> PlanTarget:
     """
     choice = choose("cuda", gpu_index=gpu_index)
     if choice.gpu is None or choice.backend not in ("tensorrt", "tensorrt_rtx"):
-        raise EngineError("plans need TensorRT; pip install 'screener[tensorrt]' or 'screener[tensorrt-rtx]'")
+        raise EngineError("plans need TensorRT; pip install '.[tensorrt]' or '.[tensorrt-rtx]'")
     return PlanTarget(choice.gpu, load_tensorrt(choice.backend))
 
 
@@ -145,7 +145,7 @@ def reference_engines(bundle: Bundle) -> Engines:
 
         segmentation, classification = (TorchEngine.from_onnx(bundle.read_graph(name)) for name in GRAPHS)
     except ImportError as error:
-        raise EngineError(f"the torch reference needs {error.name}; pip install 'screener[train]'") from error
+        raise EngineError(f"the torch reference needs {error.name}; pip install '.[train]'") from error
     return Engines(segmentation, classification, segmentation.description, "fp32")
 
 

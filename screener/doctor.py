@@ -175,14 +175,14 @@ def _bundle() -> Iterator[Check]:
 
 
 OPTIONAL = {
-    "torch": ("torch", 'pip install "screener[train]"'),
-    "DALI": ("nvidia.dali", 'pip install "screener[gpu]"'),
-    "nvImageCodec": ("nvidia.nvimgcodec", 'pip install "screener[gpu]"'),
+    "torch": ("torch", 'pip install ".[train]"'),
+    "DALI": ("nvidia.dali", 'pip install ".[gpu]"'),
+    "nvImageCodec": ("nvidia.nvimgcodec", 'pip install ".[gpu]"'),
     "TensorRT": (
         "tensorrt",
-        'pip install "screener[tensorrt]"  (fetches the libraries from NVIDIA while it installs)',
+        'pip install ".[tensorrt]"  (fetches the libraries from NVIDIA while it installs)',
     ),
-    "TensorRT-RTX": ("tensorrt_rtx", 'pip install "screener[tensorrt-rtx]"'),
+    "TensorRT-RTX": ("tensorrt_rtx", 'pip install ".[tensorrt-rtx]"'),
 }
 
 
@@ -203,9 +203,7 @@ def _gpu() -> Check:
     try:
         from cuda.bindings import runtime
     except ImportError:
-        return Check(
-            "optional", "NVIDIA GPU", State.ABSENT, "not probed", 'pip install "screener[gpu]" to probe'
-        )
+        return Check("optional", "NVIDIA GPU", State.ABSENT, "not probed", 'pip install ".[gpu]" to probe')
     try:
         error, count = runtime.cudaGetDeviceCount()
     except RuntimeError as failure:  # the bindings are there, the CUDA runtime is not

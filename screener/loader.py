@@ -61,7 +61,7 @@ def open_loader(root: Path, settings: RunSettings, stop: threading.Event) -> Loa
             return HostLoader(root, settings, stop)
         found = str(error).splitlines()[0]
         raise ConfigError(
-            f"--device cuda needs DALI and nvImageCodec ({found}): pip install 'screener[gpu]'"
+            f"--device cuda needs DALI and nvImageCodec ({found}): pip install '.[gpu]'"
         ) from error
     return DaliLoader(root, settings, stop, gpu_index=gpu.index)
 

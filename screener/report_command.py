@@ -89,7 +89,7 @@ def _build(settings: ReportSettings) -> ReportSummary:
         from screener.report import build_report
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f"reports need the package {error.name}: install the extra with pip install 'screener[report]'"
+            f"reports need the package {error.name}: install the extra with pip install '.[report]'"
         ) from error
     return build_report(settings)
 
