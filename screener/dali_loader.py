@@ -13,6 +13,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,6 +23,7 @@ from screener.archive import base_folder
 from screener.canvas import CANVAS_SIDE
 from screener.dali_lane import Drawn, Lane, SlottedFilm
 from screener.dali_worker import DeviceTask, DeviceWorkerSettings, PreparedFilm, prepare_files
+from screener.handover import Handover, consume, produce
 from screener.records import ArchiveEntry, Batch, Float32, Rejection, Source
 from screener.routes import Abilities
 from screener.settings import RunSettings
@@ -78,7 +80,7 @@ class DaliLoader:
         self._ready: deque[SlottedFilm] = deque()
         self._retries: deque[SlottedFilm] = deque()
         self._drawing: deque[tuple[Future[Drawn], int, list[SlottedFilm]]] = deque()
-        self._out: queue.Queue[Batch | Rejection | BaseException | None] = queue.Queue(maxsize=4096)
+        self._out: Handover = queue.Queue(maxsize=4096)
         worker_settings = DeviceWorkerSettings(str(base_folder(root)), self._slots.paths, abilities, settings)
         self._pool = DecoderPool(
             settings.num_workers, settings.timeout_s, worker_main or prepare_files, (worker_settings,)
@@ -112,27 +114,17 @@ class DaliLoader:
         Raises:
             ScreenerError: workers cannot start, or the device keeps failing; or whatever `entries` raised.
         """
-        self._thread = threading.Thread(target=self._load, args=(iter(entries),), name="loader", daemon=True)
+        dispatch = partial(self._dispatch, iter(entries))
+        self._thread = threading.Thread(
+            target=produce, args=(self._out, dispatch), name="loader", daemon=True
+        )
         self._thread.start()
-        while (item := self._out.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            if isinstance(item, Rejection):
-                on_reject(item)
-            else:
-                yield item
+        yield from consume(self._out, on_reject)
 
     def release(self, batch: Batch) -> None:
         """The engines are done with this batch: its frame may be painted over."""
         with self._lock:
             self._free_frames.append(self._frame_of.pop(id(batch)))
-
-    def _load(self, entries: Iterator[ArchiveEntry]) -> None:
-        try:
-            self._dispatch(entries)
-            self._out.put(None)
-        except BaseException as error:
-            self._out.put(error)
 
     def _dispatch(self, entries: Iterator[ArchiveEntry]) -> None:
         is_more = True

@@ -15,6 +15,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ import numpy as np
 from screener.archive import base_folder
 from screener.canvas import CANVAS_SIDE
 from screener.decode_worker import WorkerSettings, decode_files
+from screener.handover import Handover, consume, produce
 from screener.records import ArchiveEntry, Batch, Float32, Rejection, Source
 from screener.settings import RunSettings
 from screener.worker_pool import DecoderPool, Task, WorkerMain
@@ -140,7 +142,7 @@ class HostLoader:
         self._stop = stop
         self._leaving = threading.Event()
         self._released = threading.Event()
-        self._out: queue.Queue[Batch | Rejection | BaseException | None] = queue.Queue(maxsize=4096)
+        self._out: Handover = queue.Queue(maxsize=4096)
         arguments = WorkerSettings(str(base_folder(root)), self._frames_path(), settings)
         self._pool = DecoderPool(
             settings.num_workers, settings.timeout_s, worker_main or decode_files, (arguments,)
@@ -173,15 +175,12 @@ class HostLoader:
         Raises:
             ScreenerError: decoder processes cannot be started; or whatever `entries` raised.
         """
-        self._thread = threading.Thread(target=self._load, args=(iter(entries),), name="loader", daemon=True)
+        dispatch = partial(self._dispatch, iter(entries))
+        self._thread = threading.Thread(
+            target=produce, args=(self._out, dispatch), name="loader", daemon=True
+        )
         self._thread.start()
-        while (item := self._out.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            if isinstance(item, Rejection):
-                on_reject(item)
-            else:
-                yield item
+        yield from consume(self._out, on_reject)
 
     def release(self, batch: Batch) -> None:
         """The engines are done with this batch: its frame may be drawn over."""
@@ -196,13 +195,6 @@ class HostLoader:
             free, drawn = self._frames.num_free, self._frames.num_drawn
         decoding = self._pool.num_waiting
         return Occupancy(free, decoding, drawn, max(0, self._num_slots - free - drawn - decoding))
-
-    def _load(self, entries: Iterator[ArchiveEntry]) -> None:
-        try:
-            self._dispatch(entries)
-            self._out.put(None)
-        except BaseException as error:
-            self._out.put(error)
 
     def _dispatch(self, entries: Iterator[ArchiveEntry]) -> None:
         is_more = True
