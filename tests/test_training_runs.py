@@ -98,6 +98,22 @@ def test_pretraining_ends_in_the_official_table(data: Path, runs: Path) -> None:
     assert (runs / "pretrain" / "backbone.pt").exists()
 
 
+def test_pretraining_reads_the_sets_own_layout_and_real_films(runs: Path, tmp_path: Path) -> None:
+    nih = Path(__file__).parent / "chestxray14"
+    recipe = PretrainRecipe(network=NETWORK, fit=replace(FIT, epochs=2))
+    pretrain(recipe, nih, load_segmentation(runs / "segmentation"), tmp_path / "run")
+    table = pl.read_csv(tmp_path / "run" / "auroc.csv")
+    listed = pl.read_csv(nih / "Data_Entry_2017.csv")
+    test = listed.filter(pl.col("Image Index").is_in((nih / "test_list.txt").read_text().split()))
+    mentions = test["Finding Labels"].str.split("|").explode().value_counts()
+    for finding, count in mentions.filter(pl.col("Finding Labels") != "No Finding").iter_rows():
+        row = table.filter(pl.col("finding") == finding)
+        assert row["num_positive"].item() == count
+        assert 0 <= row["auroc"].item() <= 1
+    losses = pl.read_parquet(tmp_path / "run" / "metrics.parquet")["loss"].to_list()
+    assert losses[1] < losses[0], "two passes over real films must lower the loss"
+
+
 def test_a_study_ends_in_one_sentence(data: Path, runs: Path) -> None:
     recipe = StudyRecipe(
         repeats=2, classification=replace(CLASSIFICATION, fit=replace(FIT, evaluate_every=9))

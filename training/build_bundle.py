@@ -2,9 +2,9 @@
 
     python -m training.build_bundle --data DIR [--work runs/bundle] [--out engines/bundles/demo]
 
-Phantoms, segmentation in two stages, host films with masks, films with drawn findings, classification, then
-export, calibration and packing. The decision a reader would question: nothing here has settings of its own.
-Each step runs a shipped recipe, so that what built the bundle can be read in `training/recipes`.
+Phantoms, segmentation in two stages, host films with masks, films with drawn findings, classification in two
+stages, then export, calibration and packing. The decision a reader would question: nothing here has settings
+of its own. Each step runs a shipped recipe, so that what built the bundle can be read in `training/recipes`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from training.segmentation_task import SegmentationRecipe
 
 RECIPES = Path(__file__).parent / "recipes"
 NUM_PHANTOMS, PHANTOM_SEED = 600, 11
-NUM_REAL, REAL_SEED = 900, 31
+DRAWN = CohortSettings(2900, 41, real_share=0.83)
 DEFAULT_OUT = Path("engines/bundles/demo")
 
 
@@ -57,12 +57,15 @@ def build_bundle(data: Path, work: Path, out: Path) -> None:
         _say("host films")
         list_hosts(data / "cxr/labels.csv", load_segmentation(work / "segmentation"), hosts, HostSelection())
     _say("films with drawn findings")
-    build(drawn, CohortSettings(NUM_REAL, REAL_SEED, films=hosts / "films.csv", real_share=1.0))
-    _say("classification")
-    cohorts = (str(phantoms), str(drawn))
-    classification = load_recipe(RECIPES / "classification.toml", ClassificationRecipe)
-    classification = replace(classification, cohorts=cohorts)
-    train_classification(classification, data, work, work / "classification", on_epoch=_report)
+    build(drawn, replace(DRAWN, films=hosts / "films.csv"))
+    cohorts = (str(drawn),)
+    for stage, name in (
+        ("classification", "classification-first"),
+        ("classification-refine", "classification"),
+    ):
+        _say(name)
+        recipe = replace(load_recipe(RECIPES / f"{stage}.toml", ClassificationRecipe), cohorts=cohorts)
+        train_classification(recipe, data, work, work / name, on_epoch=_report)
     _say("bundle")
     packed = pack(replace(load_recipe(RECIPES / "bundle.toml", PackRecipe), cohorts=cohorts), data, work, out)
     _say(f"{out}: model {packed.model_sha256[:12]}")

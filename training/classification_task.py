@@ -25,6 +25,7 @@ from training.networks import ClassificationConfig, LungClassifier
 from training.recipe import FitRecipe
 
 TaskName = Literal["diagnosis", "stage", "zones"]
+CROP_MOVES = AffineRange(rotation_deg=6, log_scale=0.08, log_aspect=0.05, shear=0.03, shift=0.03)
 TASKS: tuple[TaskName, ...] = ("diagnosis", "stage", "zones")
 
 
@@ -37,6 +38,8 @@ class LossRecipe:
     diagnosis_weight: float = 1.0
     stage_weight: float = 1.0
     zones_weight: float = 1.0
+    findings_weight: float = 0.0
+    """Of the finding maps, a help in training alone; needs `network.finding_maps` and a cohort with maps."""
     label_smoothing: float = 0.02
     """Of diagnosis and stage."""
     class_weighting: bool = True
@@ -94,9 +97,9 @@ class WeightedClassifier(nn.Module):
         self.classifier = LungClassifier(config)
         self.log_variance = nn.Parameter(torch.zeros(len(TASKS)))
 
-    def forward(self, crop: Tensor, lungs: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(self, crop: Tensor, lungs: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """See `LungClassifier`."""
-        outputs: tuple[Tensor, Tensor, Tensor, Tensor] = self.classifier(crop, lungs)
+        outputs: tuple[Tensor, Tensor, Tensor, Tensor, Tensor] = self.classifier(crop, lungs)
         return outputs
 
 
@@ -127,9 +130,13 @@ class ClassificationTask:
         device = next(network.parameters()).device
         places = self.train[indices.numpy()]
         crop, lungs = pictures_of(self.films, places, device, self.train_side)
-        crop, lungs = augmented_crops(crop, lungs, generator)
-        diagnosis, stage, zones, _ = network(crop, lungs)
+        matrices = random_affine(crop.shape[0], CROP_MOVES, generator)
+        crop, lungs = augmented_crops(crop, lungs, matrices, generator)
+        diagnosis, stage, zones, _, findings = network(crop, lungs)
         terms = self._terms(diagnosis, stage, zones, torch.from_numpy(places))
+        if self.recipe.findings_weight and self.films.maps is not None and findings.shape[1]:
+            maps = torch.from_numpy(self.films.maps[places]).to(device).float() / 255
+            terms["findings"] = findings_loss(findings, warp(maps, matrices), lungs)
         log_variance = None
         if self.recipe.uncertainty_weighting:
             log_variance = network.get_parameter("log_variance")
@@ -174,6 +181,8 @@ class ClassificationTask:
             else:
                 share = getattr(self.recipe, f"{name}_weight") * terms[name]
             total = total.to(share.device) + share
+        if "findings" in terms:
+            total = total + self.recipe.findings_weight * terms["findings"]
         return total
 
     @torch.no_grad()
@@ -220,13 +229,29 @@ def pictures_of(
     return crop, functional.interpolate(lungs, size=crop.shape[-2:], mode="bilinear", align_corners=False)
 
 
-def augmented_crops(crop: Tensor, lungs: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Move crops and their masks together a little, and change the crops' tone."""
-    ranges = AffineRange(rotation_deg=6, log_scale=0.08, log_aspect=0.05, shear=0.03, shift=0.03)
-    matrices = random_affine(crop.shape[0], ranges, generator)
+def augmented_crops(
+    crop: Tensor, lungs: Tensor, matrices: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Move crops and their masks together by affine matrices, and change the crops' tone."""
     both = warp(torch.cat((crop, lungs), dim=1), matrices)
     tone = ToneRange(log_gamma=0.25, log_contrast=0.2, brightness=0.05, noise_sd=0.015, blur_share=0.25)
     return random_tone(both[:, :1], tone, generator), both[:, 1:]
+
+
+def findings_loss(findings: Tensor, maps: Tensor, lungs: Tensor) -> Tensor:
+    """Cross-entropy of finding maps with the drawn ones, over the lungs.
+
+    Args:
+        findings: (N, 3, h, w) log-odds.
+        maps: (N, 3, F, F) drawn maps in [0, 1]; profusion enters as its square root, which spaces the levels.
+        lungs: (N, 2, C, C) probability.
+    """
+    size = (findings.shape[-2], findings.shape[-1])
+    wanted = functional.adaptive_avg_pool2d(maps, size).clamp(0, 1)
+    wanted = torch.cat((wanted[:, :1].sqrt(), wanted[:, 1:]), dim=1)
+    inside = functional.adaptive_avg_pool2d(lungs.amax(dim=1, keepdim=True), size)
+    each = functional.binary_cross_entropy_with_logits(findings.float(), wanted, reduction="none")
+    return (each * inside).sum() / inside.sum().clamp_min(1)
 
 
 def _mean_of_known(each: Tensor, known: Tensor) -> Tensor:

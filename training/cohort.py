@@ -27,6 +27,7 @@ from screener.settings import available_cores
 from training.cohort_deal import CohortSettings, Slot, deal
 from training.cohort_rows import FILM_SCHEMA, OPACITY_SCHEMA, CohortFilm, film_row
 from training.films import RealFilm, read_films, real_film
+from training.finding_maps import finding_maps
 from training.findings import FindingPlan, sample_plan
 from training.nuisances import Nuisance, sample_nuisance
 from training.opacities import Opacity
@@ -35,7 +36,7 @@ from training.phantom_film import Film, other_film, phantom_film, zones_of
 UInt8 = npt.NDArray[np.uint8]
 
 FORMAT = "screener-cohort"
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 """Rises whenever the same seed gives other films."""
 MASK_SIDE = 256
 _PART_FILMS = 40
@@ -91,6 +92,7 @@ def _make(slot: Slot, seed: int, out: Path) -> tuple[CohortFilm, tuple[Opacity, 
     if labels is not None:
         cv2.imwrite(str(out / f"lungs/{row.film_id}.png"), labels)
         cv2.imwrite(str(out / f"zones/{row.film_id}.png"), zones_of(labels))
+        cv2.imwrite(str(out / f"findings/{row.film_id}.png"), finding_maps(film, facts))
     return row, film.drawing.opacities, facts
 
 
@@ -139,7 +141,7 @@ def _claim(out: Path, settings: CohortSettings, hosts: tuple[RealFilm, ...]) -> 
                 "the folder holds another cohort; choose an empty folder, or the same arguments to resume"
             )
         return
-    for name in ("canvas", "lungs", "zones", "parts"):
+    for name in ("canvas", "lungs", "zones", "findings", "parts"):
         (out / name).mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(described, indent=2) + "\n")
 

@@ -30,6 +30,7 @@ class CohortFilm:
     canvas: str
     lungs: str | None
     zones: str | None
+    findings: str | None
     view: str
     content_top: float
     content_left: float
@@ -89,6 +90,7 @@ def film_row(
         canvas=f"canvas/{name}.png",
         lungs=f"lungs/{name}.png" if frontal else None,
         zones=f"zones/{name}.png" if frontal else None,
+        findings=f"findings/{name}.png" if frontal else None,
         view="frontal" if frontal else ("lateral" if slot.kind == "lateral" else "other"),
         content_top=top,
         content_left=left,

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import polars as pl
@@ -24,6 +25,7 @@ from torch.nn import functional
 
 from screener.errors import ConfigError
 from screener.records import ZONES
+from training.lung_geometry import crop_square
 from training.networks import CANVAS_SIDE, LungCrop, SegmentationNetwork
 from training.segmentation_data import read_grey
 
@@ -31,6 +33,8 @@ LUNG_SIDE = 256
 """L: masks vary slowly, half the crop's resolution is enough."""
 MISSING = -1
 """Label of a task that a film was not read for."""
+MAP_CROP_SIDE = 48
+"""F: twice as fine as the network's own cells at a crop of 384 pixels would need."""
 DrawCanvas = Callable[[int, int], torch.Tensor]
 REQUIRED = ("film_id", "subject_id", "source", "split", "canvas", "view", "pneumoconiosis", "tb", "stage")
 
@@ -45,6 +49,8 @@ class CropFilms:
     """(N, C, C) grey levels of the canvas, 255 white."""
     lungs: npt.NDArray[np.uint8]
     """(N, 2, L, L) lung probability times 255, patient right then left."""
+    maps: npt.NDArray[np.uint8] | None = None
+    """(N, 3, F, F) maps of drawn findings (`training.finding_maps`); None where a cohort has none."""
 
     def __post_init__(self) -> None:
         if not self.films.height == len(self.crops) == len(self.lungs):
@@ -91,6 +97,7 @@ def make_crops(
     crop: LungCrop,
     out: Path,
     *,
+    folder: Path | None = None,
     batch_size: int = 8,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> CropFilms:
@@ -102,6 +109,7 @@ def make_crops(
         segmentation: network in evaluation mode.
         crop: the crop module of the classification network to be trained.
         out: folder for the arrays.
+        folder: cohort folder, for the maps of drawn findings; None if there are none.
         batch_size: films at a time.
         on_progress: called with films done and films in all.
 
@@ -117,12 +125,14 @@ def make_crops(
     side, count = crop.config.crop_side, films.height
     crops = np.lib.format.open_memmap(out / "crops.npy", "w+", np.uint8, (count, side, side))
     lungs = np.lib.format.open_memmap(out / "lungs.npy", "w+", np.uint8, (count, 2, LUNG_SIDE, LUNG_SIDE))
+    boxes = torch.zeros((count, 4))
     for start in range(0, count, batch_size):
         stop = min(start + batch_size, count)
         canvas = draw(start, stop)
         with torch.inference_mode():
             probability, box, _ = segmentation(canvas)
             grey, inside = crop(canvas, probability, box)
+            boxes[start:stop] = box
             inside = functional.interpolate(inside, size=(LUNG_SIDE, LUNG_SIDE), mode="area")
         crops[start:stop] = (grey[:, 0] * 255).round().byte().numpy()
         lungs[start:stop] = (inside * 255).round().byte().numpy()
@@ -130,6 +140,7 @@ def make_crops(
             on_progress(stop, count)
     crops.flush()
     lungs.flush()
+    _crop_maps(films, folder, boxes, out)
     films.write_parquet(out / "films.parquet")
     stamp.write_text(json.dumps({"fingerprint": fingerprint, "crop": asdict(crop.config)}, indent=2) + "\n")
     return open_crops(out)
@@ -152,8 +163,26 @@ def crop_cohort(
         segmentation,
         crop,
         out,
+        folder=folder,
         on_progress=on_progress,
     )
+
+
+def _crop_maps(films: pl.DataFrame, folder: Path | None, boxes: torch.Tensor, out: Path) -> None:
+    """Cut the maps of drawn findings as the pictures were cut; nothing for a cohort without maps."""
+    target = out / "maps.npy"
+    if folder is None or "findings" not in films.columns or films["findings"].null_count():
+        target.unlink(missing_ok=True)
+        return
+    maps = np.empty((films.height, 3, MAP_CROP_SIDE, MAP_CROP_SIDE), np.uint8)
+    for place, path in enumerate(films["findings"].to_list()):
+        whole = cv2.imread(str(folder / path), cv2.IMREAD_COLOR)
+        if whole is None:
+            raise ConfigError(f"cohort.parquet row {place + 1}: map of findings cannot be read")
+        picture = torch.from_numpy(whole).permute(2, 0, 1)[None].float()
+        cut = crop_square(picture, boxes[place : place + 1], CANVAS_SIDE, MAP_CROP_SIDE)
+        maps[place] = cut[0].round().byte().numpy()
+    np.save(target, maps)
 
 
 def open_crops(folder: Path) -> CropFilms:
@@ -162,6 +191,7 @@ def open_crops(folder: Path) -> CropFilms:
         pl.read_parquet(folder / "films.parquet"),
         np.load(folder / "crops.npy", mmap_mode="r"),
         np.load(folder / "lungs.npy", mmap_mode="r"),
+        np.load(folder / "maps.npy", mmap_mode="r") if (folder / "maps.npy").exists() else None,
     )
 
 
@@ -171,6 +201,9 @@ def concatenate(parts: list[CropFilms]) -> CropFilms:
         pl.concat([part.films for part in parts], how="diagonal_relaxed"),
         np.concatenate([part.crops for part in parts]),
         np.concatenate([part.lungs for part in parts]),
+        None
+        if any(part.maps is None for part in parts)
+        else np.concatenate([part.maps for part in parts if part.maps is not None]),
     )
 
 
@@ -198,7 +231,8 @@ def canvases(folder: Path, paths: list[str], first: int) -> torch.Tensor:
 
 
 def _fingerprint(films: pl.DataFrame, segmentation: SegmentationNetwork, crop: LungCrop) -> str:
-    digest = hashlib.sha256(json.dumps(asdict(crop.config), sort_keys=True).encode())
+    # Of the network to be trained only this changes a crop; width, heads and the like share the crops.
+    digest = hashlib.sha256(json.dumps({"crop_side": crop.config.crop_side, "maps": MAP_CROP_SIDE}).encode())
     digest.update(json.dumps(sorted(films["film_id"].to_list())).encode())
     for tensor in segmentation.state_dict().values():
         digest.update(tensor.numpy().tobytes())

@@ -34,7 +34,7 @@ SCATTER_FRACTION = 0.4
 """Scattered share of the signal in the lungs (domain §6): contrast falls by it."""
 SLOPE_PER_CONTRAST = 46.0
 """Slope over `anatomy_contrast`, measured in phantoms, where both are known (`tests/test_cohort.py`)."""
-BROAD_SHARE = 0.6
+BROAD_SHARE = 0.85
 """Slope of structures above about 1 cm over that of fine detail, which processing sharpens."""
 _COLUMNS = ("image", "mask", "subject_id", "source", "findings", "licence")
 

@@ -30,6 +30,10 @@ _LARGEST_RATIO = 2.5
 """Of one lung's area to the other's."""
 
 
+_LEAST_SOLIDITY = 0.86
+"""Area of a lung over that of its convex hull; below it, a bay was cut out or a limb stuck on."""
+
+
 @dataclass(frozen=True, slots=True)
 class HostSelection:
     """Which rows of a label index become hosts."""
@@ -82,11 +86,19 @@ def mask_on_picture(
 
 
 def plausible(labelled: UInt8) -> bool:
-    """Two lungs of comparable size that fill a plausible share of the picture."""
+    """Two lungs of comparable size and even outline that fill a plausible share of the picture."""
     right, left = int((labelled == 1).sum()), int((labelled == 2).sum())
     if min(right, left) == 0 or max(right, left) > _LARGEST_RATIO * min(right, left):
         return False
+    if min(_solidity(labelled == lung) for lung in (1, 2)) < _LEAST_SOLIDITY:
+        return False
     return _LUNG_SHARE[0] <= (right + left) / labelled.size <= _LUNG_SHARE[1]
+
+
+def _solidity(lung: npt.NDArray[np.bool_]) -> float:
+    outlines, _ = cv2.findContours(lung.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    largest = max(outlines, key=cv2.contourArea)
+    return float(cv2.contourArea(largest) / max(cv2.contourArea(cv2.convexHull(largest)), 1.0))
 
 
 def list_hosts(

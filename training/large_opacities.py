@@ -16,6 +16,9 @@ from training.opacities import Drawing, Field, Opacity, draw_strands, place, smo
 
 Float32 = npt.NDArray[np.float32]
 
+_COLLAGEN = 1.6
+"""Attenuation of a conglomerate over that of as much soft tissue: of the order of its nodules'."""
+
 
 def irregular_body(
     field: Field,
@@ -60,7 +63,7 @@ def _large_opacity(
     body = irregular_body(field, (row, column), plan.long_mm, plan.short_mm, float(rng.normal(0, 28)), rng)
     body *= cv2.GaussianBlur((field.lungs > 0).astype(np.float32), (0, 0), 1.5)
     size = _measure(body, field.pixel_mm)
-    depth = plan.short_mm * rng.uniform(0.7, 1.0)
+    depth = _COLLAGEN * plan.short_mm * rng.uniform(0.7, 1.0)
     texture = 1 + 0.12 * smooth_noise(field.shape, 2.5 / field.pixel_mm, rng)
     soft = depth * body**1.3 * texture
     ring = np.asarray(body * (1 - body) * 4, np.float32)
@@ -89,12 +92,13 @@ def large_opacities(plan: FindingPlan, field: Field, rng: np.random.Generator) -
             total = np.maximum(total, soft)
             drawn.append(opacity)
             sizes.append(size)
+    bodies = total.copy() if sizes else None
     if any(size[0] >= 30 for size in sizes):
         lower = cv2.GaussianBlur(np.isin(field.zones, (3, 6)).astype(np.float32), (0, 0), 18 / field.pixel_mm)
         total -= rng.uniform(0.02, 0.09) * field.thickness * lower * (field.lungs > 0)
     if plan.eggshell:
         total += _eggshell_nodes(field, rng)
-    return Drawing(total, tuple(drawn), tuple(sizes))
+    return Drawing(total, tuple(drawn), tuple(sizes), large_soft_mm=bodies)
 
 
 def _eggshell_nodes(field: Field, rng: np.random.Generator) -> Float32:

@@ -64,6 +64,8 @@ class ClassificationConfig:
     """What happens to the picture outside the widened lungs."""
     surround_px: int = 16
     """Pixels of the crop by which the lungs are widened before the surround is blanked."""
+    finding_maps: bool = False
+    """Three more maps (local profusion, large opacities, tuberculosis) that the stage is also read from."""
 
 
 class SegmentationNetwork(nn.Module):
@@ -111,7 +113,7 @@ class LungCrop(nn.Module):
 
 
 class LungClassifier(nn.Module):
-    """Grey crop and its lung masks to diagnosis, stage and zone logits and activation maps.
+    """Grey crop and its lung masks to diagnosis, stage and zone logits, activation and finding maps.
 
     Diagnosis: a 1 x 1 convolution gives one activation map per disease; its log-mean-exp over the lungs is
     the logit, so the map is exactly what the logit is made of. Zones: features averaged over each zone, one
@@ -126,13 +128,14 @@ class LungClassifier(nn.Module):
         features = self.backbone.num_features
         self.activation = nn.Conv2d(features, 2, 1)
         self.zones = nn.Linear(features, 4)
-        self.stage_hidden = nn.Linear(2 * features + 10, 64)
+        self.findings = nn.Conv2d(features, 3, 1) if config.finding_maps else None
+        self.stage_hidden = nn.Linear(2 * features + 10 + (7 if config.finding_maps else 0), 64)
         self.stage = nn.Linear(64, 1 if config.stage_head == "ordinal" else 4)
         self.cut_points = nn.Parameter(
             torch.tensor([0.0, 1.0, 1.0]), requires_grad=config.stage_head == "ordinal"
         )
 
-    def forward(self, crop: Tensor, lungs: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(self, crop: Tensor, lungs: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Classify crops.
 
         Args:
@@ -141,7 +144,7 @@ class LungClassifier(nn.Module):
 
         Returns:
             `diagnosis_logits` (N, 2), `stage_logits` (N, 4), `zone_logits` (N, 6, 4),
-            `activation` (N, 2, C / 32, C / 32).
+            `activation` (N, 2, C / 32, C / 32), finding maps (N, 3 or 0, C / 32, C / 32) as log-odds.
         """
         features = self.backbone(model_input(self.config, crop, lungs)).float()
         pool = crop.shape[-1] // features.shape[-1]
@@ -152,16 +155,20 @@ class LungClassifier(nn.Module):
         zone_logits = self.zones(zone_features)
         activation = self.activation(features)
         diagnosis_logits = _log_mean_exp(activation, maps.sum(dim=1, keepdim=True))
-        return diagnosis_logits, self._stage_logits(zone_logits, zone_features), zone_logits, activation
+        findings = activation[:, :0]
+        extra = [zone_features.mean(dim=1), zone_features.amax(dim=1)]
+        if self.findings is not None:
+            findings = self.findings(features)
+            extra.append(_finding_summary(findings, maps, weights))
+        stage_logits = self._stage_logits(zone_logits, torch.cat(extra, dim=1))
+        return diagnosis_logits, stage_logits, zone_logits, activation, findings
 
-    def _stage_logits(self, zone_logits: Tensor, zone_features: Tensor) -> Tensor:
+    def _stage_logits(self, zone_logits: Tensor, extra: Tensor) -> Tensor:
         levels = zone_logits.softmax(dim=2)
         counts = levels.sum(dim=1)
         highest = levels.amax(dim=1)
         at_least = torch.stack((levels[..., 2:].sum(dim=2).amax(dim=1), levels[..., 3].amin(dim=1)), dim=1)
-        summary = torch.cat(
-            (counts, highest, at_least, zone_features.mean(dim=1), zone_features.amax(dim=1)), dim=1
-        )
+        summary = torch.cat((counts, highest, at_least, extra), dim=1)
         score: Tensor = self.stage(functional.relu(self.stage_hidden(summary)))
         if self.config.stage_head == "categorical":
             return score
@@ -180,8 +187,22 @@ class ClassificationNetwork(nn.Module):
     def forward(self, canvas: Tensor, lungs: Tensor, box: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Classify canvases (N, 1, 768, 768) with the segmentation network's `lungs` and `box`."""
         crop, crop_lungs = self.crop(canvas, lungs, box)
-        outputs: tuple[Tensor, Tensor, Tensor, Tensor] = self.classifier(crop, crop_lungs)
-        return outputs
+        diagnosis, stage, zones, activation, _ = self.classifier(crop, crop_lungs)
+        return diagnosis, stage, zones, activation
+
+
+def _finding_summary(findings: Tensor, maps: Tensor, weights: Tensor) -> Tensor:
+    """(N, 7) what finding maps say of a stage.
+
+    Args:
+        findings: (N, 3, h, w) log-odds of profusion, large opacities and tuberculosis.
+        maps: (N, 6, h, w) zones.
+        weights: the same, each zone's sum 1.
+    """
+    share = findings.sigmoid() * maps.sum(dim=1, keepdim=True).clamp(0, 1)
+    profusion = torch.einsum("nzhw,nhw->nz", weights, share[:, 0])
+    spread = torch.stack((profusion.amin(dim=1), profusion.mean(dim=1), profusion.amax(dim=1)), dim=1)
+    return torch.cat((spread, share[:, 1:].amax(dim=(2, 3)), share[:, 1:].mean(dim=(2, 3))), dim=1)
 
 
 def model_input(config: ClassificationConfig, crop: Tensor, lungs: Tensor) -> Tensor:

@@ -38,10 +38,11 @@ _SIZE_MM = {
     "u": (3.8, 3.0, 10.0),
 }
 """Median, least and greatest diameter or width."""
-_SHEET = {"s": 4.0, "t": 2.6, "u": 1.4}
+_SHEET = {"s": 5.5, "t": 3.6, "u": 2.0}
 """Depth of a strand over its width: septa are sheets seen on edge."""
-_BODY = {"p": 3.6, "q": 2.0, "r": 1.25}
-"""Attenuation of a nodule over that of as much soft tissue: collagen and some calcium, set by eye."""
+_BODY = {"p": 7.5, "q": 3.2, "r": 1.9}
+"""Attenuation of a nodule over that of as much soft tissue: collagen and some calcium. Set by eye so that
+level 1 can be seen at the canvas's resolution on most films, as in standard films of category 1."""
 _SIGMA_PER_DIAMETER = 1 / 2.5
 _MINOR_SPREAD = 0.13
 """Log-normal spread of a zone's density, so that minor categories of neighbouring levels overlap."""
@@ -87,6 +88,10 @@ class Drawing:
     opacities: tuple[Opacity, ...]
     large_mm: tuple[tuple[float, float], ...] = ()
     """Measured (long, short) of every large opacity."""
+    large_soft_mm: Float32 | None = None
+    """What of `soft_mm` is large opacities; None where there is none."""
+    tb_soft_mm: Float32 | None = None
+    """What of `soft_mm` is tuberculosis; None where there is none."""
 
 
 def smooth_noise(shape: tuple[int, int], sigma_px: float, rng: np.random.Generator) -> Float32:

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from training.augmentation import random_affine
 from training.chestxray14 import FINDINGS, auroc_table, read_chestxray14
-from training.classification_task import augmented_crops, pictures_of
+from training.classification_task import CROP_MOVES, augmented_crops, pictures_of
 from training.crops import CropFilms, make_crops
 from training.curves import draw_curves
 from training.densenet import DenseNet121, import_backbone, read_weights
@@ -80,7 +81,8 @@ class PretrainTask:
         """Mean binary cross-entropy over the labels that were graded."""
         device = next(network.parameters()).device
         places = self.train[indices.numpy()]
-        crop, lungs = augmented_crops(*pictures_of(self.films, places, device), generator)
+        matrices = random_affine(len(places), CROP_MOVES, generator)
+        crop, lungs = augmented_crops(*pictures_of(self.films, places, device), matrices, generator)
         labels = self.labels[torch.from_numpy(places)].to(device)
         total = masked_cross_entropy(network(crop, lungs), labels)
         return LossTerms(total, {"loss": float(total.detach())})

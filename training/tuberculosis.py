@@ -25,6 +25,8 @@ from training.opacities import (
 
 Float32 = npt.NDArray[np.float32]
 
+_CASEOUS = 1.5
+"""Attenuation of caseous and fibrous tissue over that of as much soft tissue, set by eye."""
 _CALCIUM = 2.8
 """Attenuation of a calcified focus relative to soft tissue."""
 
@@ -168,7 +170,8 @@ def tuberculosis(plan: FindingPlan, field: Field, rng: np.random.Generator) -> D
             soft, size = _pattern(pattern, field, spot, lung, rng, first=order == 0)
             total += np.float32(fade) * soft
             drawn.append(Opacity(f"tb_{pattern}", spot[0], spot[1], size, float(soft.max()), zone - 1))
-    return Drawing(_keep_inside(total, field), tuple(drawn))
+    soft = _keep_inside(np.float32(_CASEOUS) * total, field)
+    return Drawing(soft, tuple(drawn), tb_soft_mm=soft if drawn else None)
 
 
 def _pattern(
@@ -242,4 +245,15 @@ def merge(*drawings: Drawing) -> Drawing:
     """Sum of drawings of one film."""
     total = np.asarray(sum(drawing.soft_mm for drawing in drawings), np.float32)
     opacities = tuple(opacity for drawing in drawings for opacity in drawing.opacities)
-    return Drawing(total, opacities, tuple(size for drawing in drawings for size in drawing.large_mm))
+    return Drawing(
+        total,
+        opacities,
+        tuple(size for drawing in drawings for size in drawing.large_mm),
+        _sum_of([drawing.large_soft_mm for drawing in drawings]),
+        _sum_of([drawing.tb_soft_mm for drawing in drawings]),
+    )
+
+
+def _sum_of(layers: list[Float32 | None]) -> Float32 | None:
+    drawn = [layer for layer in layers if layer is not None]
+    return np.asarray(sum(drawn), np.float32) if drawn else None
