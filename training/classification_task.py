@@ -26,6 +26,8 @@ from training.recipe import FitRecipe
 
 TaskName = Literal["diagnosis", "stage", "zones"]
 CROP_MOVES = AffineRange(rotation_deg=6, log_scale=0.08, log_aspect=0.05, shear=0.03, shift=0.03)
+MAP_WEIGHTS = (1.0, 2.0, 2.0)
+"""Of profusion, large opacities and tuberculosis in the loss of the finding maps; the last two are rare."""
 TASKS: tuple[TaskName, ...] = ("diagnosis", "stage", "zones")
 
 
@@ -251,6 +253,7 @@ def findings_loss(findings: Tensor, maps: Tensor, lungs: Tensor) -> Tensor:
     wanted = torch.cat((wanted[:, :1].sqrt(), wanted[:, 1:]), dim=1)
     inside = functional.adaptive_avg_pool2d(lungs.amax(dim=1, keepdim=True), size)
     each = functional.binary_cross_entropy_with_logits(findings.float(), wanted, reduction="none")
+    each = each * each.new_tensor(MAP_WEIGHTS)[:, None, None]
     return (each * inside).sum() / inside.sum().clamp_min(1)
 
 

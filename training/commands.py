@@ -85,6 +85,29 @@ def bundle(
 
 
 @app.command()
+def int8(
+    data: DataOption,
+    bundle: Annotated[Path, typer.Option("--bundle", help="Bundle folder; rewritten with the result.")],
+    cohorts: Annotated[str, typer.Option(help="Cohort folders below the data folder, by comma.")],
+    films: Annotated[int, typer.Option(help="Training films that give the activation ranges.")] = 48,
+) -> None:
+    """Add int8 graphs to a bundle if they are as good on its test films; the model card gets the result."""
+    from engines.bundle import open_bundle
+    from screener.canvas import CANVAS_SIDE, CANVAS_VERSION
+    from training.int8_graphs import Int8Limits, add_int8
+
+    def told(step: str) -> None:
+        print(step, file=sys.stderr, flush=True)  # noqa: T201
+
+    opened = open_bundle(bundle, canvas_version=CANVAS_VERSION, canvas_side=CANVAS_SIDE)
+    folders = [data / name for name in cohorts.split(",")]
+    found = add_int8(opened, folders, bundle, num_films=films, on_step=told)
+    print(found.markdown(Int8Limits()))  # noqa: T201
+    if found.failures(Int8Limits()):
+        raise typer.Exit(1)
+
+
+@app.command()
 def pretrain(
     nih: Annotated[Path, typer.Option("--nih", help="Folder of ChestX-ray14 in its own layout.")],
     runs: RunsOption = Path("runs"),

@@ -62,27 +62,45 @@ def box_from_lungs(lungs: Tensor, side: int, margin: float) -> Tensor:
     return torch.where(found[:, None], box, whole)
 
 
-def crop_square(picture: Tensor, box: Tensor, canvas_side: int, crop_side: int) -> Tensor:
-    """Sample the square around a box, aspect ratio kept, bilinear, zero outside the picture.
+def crop_grid(box: Tensor, canvas_side: int, crop_side: int) -> Tensor:
+    """Where on the canvas each pixel of the square around a box lies, aspect ratio kept.
 
     Args:
-        picture: (N, K, H, H) anything that covers the whole canvas, at any resolution.
         box: (N, 4) in canvas pixels.
         canvas_side: S.
         crop_side: C.
 
     Returns:
-        (N, K, C, C).
+        (N, C, C, 2) column and row in [-1, 1] on the canvas, beyond it outside.
     """
     low, high = box[:, :2], box[:, 2:]
     centre = (low + high) / canvas_side - 1
     half = (high - low).amax(dim=1).clamp_min(1.0) / canvas_side
     steps = (torch.arange(crop_side, device=box.device, dtype=box.dtype) + 0.5) * (2 / crop_side) - 1
-    offsets = half[:, None] * steps
-    rows = (centre[:, 0:1] + offsets)[:, :, None].expand(-1, -1, crop_side)
-    columns = (centre[:, 1:2] + offsets)[:, None, :].expand(-1, crop_side, -1)
-    grid = torch.stack((columns, rows), dim=-1)
+    # Constant but for a factor and an offset: stacking rows and columns of each film would copy them all.
+    places = torch.stack(torch.meshgrid(steps, steps, indexing="xy"), dim=-1)
+    middle = torch.stack((centre[:, 1], centre[:, 0]), dim=1)
+    return places * half[:, None, None, None] + middle[:, None, None]
+
+
+def sampled(picture: Tensor, grid: Tensor) -> Tensor:
+    """(N, K, C, C) of a picture (N, K, H, H) that covers the whole canvas, bilinear, zero outside it."""
     return functional.grid_sample(picture, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def crop_square(picture: Tensor, box: Tensor, canvas_side: int, crop_side: int) -> Tensor:
+    """(N, K, C, C) square around a box of a picture (N, K, H, H); see `crop_grid`."""
+    return sampled(picture, crop_grid(box, canvas_side, crop_side))
+
+
+def pooled(picture: Tensor, factor: int) -> Tensor:
+    """(N, K, C, C) to (N, K, C / factor, C / factor), area means.
+
+    Channel by channel: engines would pad two channels to the sixteen of their blocked memory layout.
+    """
+    count, channels, side, _ = picture.shape
+    small = functional.avg_pool2d(picture.reshape(count * channels, 1, side, side), factor)
+    return small.reshape(count, channels, side // factor, side // factor)
 
 
 def normalise_over_lungs(picture: Tensor, lungs: Tensor) -> Tensor:
@@ -102,17 +120,37 @@ def normalise_over_lungs(picture: Tensor, lungs: Tensor) -> Tensor:
     return (centred / (variance + 1e-6).sqrt()).clamp(-CLIP_SD, CLIP_SD)
 
 
+def local_mean(picture: Tensor, side: int) -> Tensor:
+    """Mean over a square around each pixel of (N, K, C, C), fewer pixels at the border.
+
+    Two products with a band matrix: on matrix units a tenth of what two pooling passes cost.
+    """
+    place = torch.arange(picture.shape[-1], device=picture.device)
+    near = ((place[:, None] - place).abs() <= side // 2).to(picture.dtype)
+    band = near / near.sum(dim=1, keepdim=True)
+    return band @ picture @ band.T
+
+
+def enlarged(picture: Tensor, factor: int) -> Tensor:
+    """(N, K, C, C) to (N, K, factor C, factor C), bilinear between pixel centres; two matrix products."""
+    size = picture.shape[-1]
+    place = torch.arange(size, device=picture.device, dtype=picture.dtype)
+    wanted = torch.arange(size * factor, device=picture.device, dtype=picture.dtype)
+    wanted = ((wanted + 0.5) / factor - 0.5).clamp(0, size - 1)
+    weight = (1 - (wanted[:, None] - place).abs()).clamp_min(0)
+    return weight @ picture @ weight.T
+
+
 def grown(lungs: Tensor, pixels: int) -> Tensor:
-    """(N, 1, C, C) union of the lungs (N, 2, C, C), widened by about `pixels` on every side, softly edged.
+    """(N, 1, C / 4, C / 4) union of the lungs (N, 2, C, C), widened by about `pixels` of C on every side.
 
     Worked out at a quarter of the resolution and in two separable passes: a maximum filter of this size over
     the whole crop would cost as much as a tenth of the backbone. C must be a multiple of 4.
     """
     reach = max(1, round(pixels / 4))
-    union = functional.avg_pool2d(lungs.amax(dim=1, keepdim=True), 4)
+    union = pooled(lungs.amax(dim=1, keepdim=True), 4)
     union = functional.max_pool2d(union, (2 * reach + 1, 1), stride=1, padding=(reach, 0))
-    union = functional.max_pool2d(union, (1, 2 * reach + 1), stride=1, padding=(0, reach))
-    return functional.interpolate(union, scale_factor=4.0, mode="bilinear", align_corners=False)
+    return functional.max_pool2d(union, (1, 2 * reach + 1), stride=1, padding=(0, reach))
 
 
 def zone_maps(lungs: Tensor) -> Tensor:

@@ -22,9 +22,13 @@ from training.lung_geometry import (
     CLIP_SD,
     MIN_LUNG_SHARE,
     box_from_lungs,
-    crop_square,
+    crop_grid,
+    enlarged,
     grown,
+    local_mean,
     normalise_over_lungs,
+    pooled,
+    sampled,
     zone_maps,
 )
 from training.unet import UNet
@@ -108,15 +112,16 @@ class LungCrop(nn.Module):
 
     def forward(self, canvas: Tensor, lungs: Tensor, box: Tensor) -> tuple[Tensor, Tensor]:
         """(N, 1, C, C) raw grey crop and (N, 2, C, C) lung masks in the crop."""
-        side = self.config.crop_side
-        return crop_square(canvas, box, CANVAS_SIDE, side), crop_square(lungs, box, CANVAS_SIDE, side)
+        grid = crop_grid(box, CANVAS_SIDE, self.config.crop_side)
+        return sampled(canvas, grid), sampled(lungs, grid)
 
 
 class LungClassifier(nn.Module):
     """Grey crop and its lung masks to diagnosis, stage and zone logits, activation and finding maps.
 
-    Diagnosis: a 1 x 1 convolution gives one activation map per disease; its log-mean-exp over the lungs is
-    the logit, so the map is exactly what the logit is made of. Zones: features averaged over each zone, one
+    Diagnosis: a 1 x 1 convolution of the features (and of the finding maps, where there are any) gives one
+    activation map per disease; its log-mean-exp over the lungs is the logit, so the map is exactly what the
+    logit is made of. Zones: features averaged over each zone, one
     linear layer shared by all six. Stage: expected numbers of zones at each level, lung-mean and zone-max
     features, one hidden layer.
     """
@@ -129,6 +134,7 @@ class LungClassifier(nn.Module):
         self.activation = nn.Conv2d(features, 2, 1)
         self.zones = nn.Linear(features, 4)
         self.findings = nn.Conv2d(features, 3, 1) if config.finding_maps else None
+        self.blend = nn.Conv2d(3, 2, 1, bias=False) if config.finding_maps else None
         self.stage_hidden = nn.Linear(2 * features + 10 + (7 if config.finding_maps else 0), 64)
         self.stage = nn.Linear(64, 1 if config.stage_head == "ordinal" else 4)
         self.cut_points = nn.Parameter(
@@ -149,16 +155,18 @@ class LungClassifier(nn.Module):
         features = self.backbone(model_input(self.config, crop, lungs)).float()
         pool = crop.shape[-1] // features.shape[-1]
         # Zone lines to an eighth of a cell are fine enough; full-size maps would cost more than they give.
-        maps = functional.avg_pool2d(zone_maps(functional.avg_pool2d(lungs, 4)), pool // 4)
+        maps = functional.avg_pool2d(zone_maps(pooled(lungs, 4)), pool // 4)
         weights = maps / maps.sum(dim=(2, 3), keepdim=True).clamp_min(1e-3)
         zone_features = torch.einsum("nzhw,nchw->nzc", weights, features)
         zone_logits = self.zones(zone_features)
         activation = self.activation(features)
-        diagnosis_logits = _log_mean_exp(activation, maps.sum(dim=1, keepdim=True))
         findings = activation[:, :0]
+        if self.findings is not None and self.blend is not None:
+            findings = self.findings(features)
+            activation = activation + self.blend(findings)
+        diagnosis_logits = _log_mean_exp(activation, maps.sum(dim=1, keepdim=True))
         extra = [zone_features.mean(dim=1), zone_features.amax(dim=1)]
         if self.findings is not None:
-            findings = self.findings(features)
             extra.append(_finding_summary(findings, maps, weights))
         stage_logits = self._stage_logits(zone_logits, torch.cat(extra, dim=1))
         return diagnosis_logits, stage_logits, zone_logits, activation, findings
@@ -220,22 +228,14 @@ def model_input(config: ClassificationConfig, crop: Tensor, lungs: Tensor) -> Te
     picture = normalise_over_lungs(crop, lungs)
     # Small opacities differ from their surroundings by a tenth of what ribs and vessels do: without a channel
     # of their own they are learnt last.
-    around = _local_mean(picture, config.detail_px)
+    around = local_mean(picture, config.detail_px)
     detail = (DETAIL_GAIN * (picture - around)).clamp(-CLIP_SD, CLIP_SD)
     picture = torch.cat((picture, detail), dim=1)
     if config.surround == "blank":
         wide = grown(lungs, config.surround_px)
         found = wide.mean(dim=(2, 3), keepdim=True) > MIN_LUNG_SHARE
-        picture = picture * torch.where(found, wide, torch.ones_like(wide))
+        picture = picture * enlarged(torch.where(found, wide, torch.ones_like(wide)), 4)
     return picture
-
-
-def _local_mean(picture: Tensor, side: int) -> Tensor:
-    """Mean over a square around each pixel, fewer pixels at the border; two separable passes."""
-    tall = functional.avg_pool2d(
-        picture, (side, 1), stride=1, padding=(side // 2, 0), count_include_pad=False
-    )
-    return functional.avg_pool2d(tall, (1, side), stride=1, padding=(0, side // 2), count_include_pad=False)
 
 
 def class_logits_from_cut_points(severity: Tensor, cut_points: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from engines.bundle import Bundle, BundleContents, write_bundle
 from engines.bundle import model_sha256 as identity_of
 from engines.manifest import Labels
 from engines.openvino import OpenVinoEngine
+from engines.quantised_graph import num_quantised_convolutions
 from screener.canvas import CANVAS_SIDE, CANVAS_VERSION
 from screener.errors import ConfigError
 from screener.records import ZONES
@@ -39,6 +40,7 @@ from training.export import (
 from training.model_card import model_card
 from training.recipe import load_recipe
 from training.runs import load_classification, load_segmentation
+from training.segmentation_data import read_grey
 from training.segmentation_task import SegmentationRecipe
 
 PARITY = 1e-4
@@ -134,16 +136,23 @@ def judge(
         on_films: called with the cohort's name, films done and films in all.
 
     Returns:
-        The cohort's rows with `logit_*` columns.
+        The cohort's rows with `logit_*` columns, `lung_dice` with the cohort's masks (null where it has none)
+        and `precision`.
     """
     films = read_cohort(cohort).filter(pl.col("split").is_in(list(parts)))
-    segmentation = OpenVinoEngine(graphs.segmentation, precision="auto")
-    classification = OpenVinoEngine(graphs.classification, precision="auto")
+    segmentation = _opened(graphs.segmentation)
+    classification = _opened(graphs.classification)
     found: list[dict[str, npt.NDArray[np.float32]]] = []
+    dice: list[float | None] = []
     paths = films["canvas"].to_list()
+    masks = films["lungs"].to_list() if "lungs" in films.columns else [None] * films.height
     for start in range(0, len(paths), batch_size):
         canvas = canvases(cohort, paths[start : start + batch_size], start).numpy()
         lungs = segmentation.run({"canvas": canvas})
+        dice += [
+            _dice(mask, cohort / path) if path else None
+            for mask, path in zip(lungs["lungs"], masks[start : start + batch_size], strict=True)
+        ]
         found.append(
             classification.run({"canvas": canvas, "lungs": lungs["lungs"], "box": lungs["box"]})
             | {"frontal_logit": lungs["frontal_logit"]}
@@ -153,7 +162,23 @@ def judge(
     segmentation.close()
     classification.close()
     stacked = {name: np.concatenate([batch[name] for batch in found]) for name in found[0]}
-    return films.with_columns(**logit_columns(stacked))
+    return films.with_columns(
+        **logit_columns(stacked),
+        lung_dice=pl.Series(dice, dtype=pl.Float64),
+        precision=pl.lit(classification.precision),
+    )
+
+
+def _opened(graph: bytes) -> OpenVinoEngine:
+    """A quantised graph in int8, any other in the fastest arithmetic that this machine has."""
+    return OpenVinoEngine(graph, precision="int8" if num_quantised_convolutions(graph)[0] else "auto")
+
+
+def _dice(probability: npt.NDArray[np.float32], mask: Path) -> float:
+    """Overlap of the union of both lungs (2, M, M) with a label map of the same side."""
+    found = probability.max(axis=0) >= 0.5
+    truth = read_grey(mask, mask.name) > 0
+    return float(2 * (found & truth).sum() / max(int(found.sum()) + int(truth.sum()), 1))
 
 
 def logit_columns(found: dict[str, npt.NDArray[np.float32]]) -> dict[str, pl.Series]:

@@ -108,6 +108,20 @@ def average_of(folder: Path, prefix: str) -> dict[str, torch.Tensor]:
     return {k.removeprefix(prefix): v for k, v in held["average"].items() if k.startswith(prefix)}
 
 
+def start_from(network: nn.Module, weights: dict[str, torch.Tensor]) -> None:
+    """Load another run's weights; parts that it did not have keep their fresh ones.
+
+    Raises:
+        ConfigError: a weight that the network has no place for, or of another shape.
+    """
+    try:
+        unknown = network.load_state_dict(weights, strict=False).unexpected_keys
+    except RuntimeError as error:
+        raise ConfigError("the run to start from has a network of another shape") from error
+    if unknown:
+        raise ConfigError(f"the run to start from has weights of another network: {unknown[0]}")
+
+
 def load_segmentation(folder: Path) -> SegmentationNetwork:
     """The segmentation network of a run, in evaluation mode."""
     recipe = load_recipe(folder / "recipe.toml", SegmentationRecipe)
@@ -164,7 +178,7 @@ def train_classification(
     if recipe.initial_weights is not None:
         import_backbone(network.classifier.backbone, read_weights(data / recipe.initial_weights))
     if recipe.initial_run is not None:
-        network.classifier.load_state_dict(average_of(runs / recipe.initial_run, "classifier."))
+        start_from(network.classifier, average_of(runs / recipe.initial_run, "classifier."))
     task = ClassificationTask(
         films,
         train=films.part("train"),

@@ -1,0 +1,249 @@
+"""A bundle to the same bundle with int8 graphs, if they are as good: ranges, check on unseen films, fallback.
+
+Activation ranges come from films of the training part, the check from films of the test part, end to end on
+each precision's own masks and crops. The decision a reader would question: layers are given back to floating
+point eight at a time, worst first, until the check passes; the search stops after a few rounds, and a bundle
+that still fails gets no int8 graphs at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from calibration.model_calibration import Calibration
+from engines.bundle import Bundle, BundleContents, write_bundle
+from engines.manifest import GRAPHS
+from engines.openvino import OpenVinoEngine
+from engines.quantised_graph import num_quantised_convolutions
+from engines.quantize import Arrays, quantize, sensitivities, with_float_layers
+from training.crops import canvases, read_cohort
+from training.packing import Graphs, judge
+
+_ROUNDS = 4
+_LAYERS_A_ROUND = 8
+_SENSITIVITY_FILMS = 4
+_HEADING = "\n## INT8\n"
+
+OnStep = Callable[[str], None]
+"""Told what is being done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Int8Limits:
+    """What quantised graphs may cost on unseen films."""
+
+    dice_drop: float = 0.003
+    accuracy_drop: float = 0.005
+    """Of stage and of diagnosis."""
+    flips: float = 0.01
+    """Share of films whose stage or referral changes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Int8Check:
+    """Quantised graphs beside the bundle's own on the same unseen films."""
+
+    num_films: int
+    reference: str
+    """Precision of the bundle's own graphs in this comparison."""
+    dice: tuple[float, float]
+    """Mean lung Dice with the cohort's masks, reference then int8."""
+    stage_accuracy: tuple[float, float]
+    diagnosis_accuracy: tuple[float, float]
+    stage_flips: float
+    referral_flips: float
+    """Share of films of which a finding crosses its threshold."""
+    quantised: dict[str, tuple[int, int]]
+    """Convolutions in int8 and in all, by graph."""
+
+    def failures(self, limits: Int8Limits) -> dict[str, list[str]]:
+        """What exceeds the limits, by the graph that is to blame; empty when nothing does."""
+        segmentation, classification = [], []
+        if self.dice[0] - self.dice[1] > limits.dice_drop:
+            segmentation.append(f"lung Dice falls by {self.dice[0] - self.dice[1]:.4f}")
+        for name, (before, after) in (
+            ("stage", self.stage_accuracy),
+            ("diagnosis", self.diagnosis_accuracy),
+        ):
+            if before - after > limits.accuracy_drop:
+                classification.append(f"{name} accuracy falls by {before - after:.4f}")
+        for name, share in (("stages", self.stage_flips), ("referrals", self.referral_flips)):
+            if share >= limits.flips:
+                classification.append(f"{share:.2%} of {name} flip")
+        named = {"segmentation": segmentation, "classification": classification}
+        return {name: failed for name, failed in named.items() if failed}
+
+    def markdown(self, limits: Int8Limits) -> str:
+        """The check as a section of a model card."""
+        rows = [
+            ("lung Dice, cohort masks", *self.dice, f"drop at most {limits.dice_drop}"),
+            ("stage accuracy", *self.stage_accuracy, f"drop at most {limits.accuracy_drop}"),
+            ("diagnosis accuracy", *self.diagnosis_accuracy, f"drop at most {limits.accuracy_drop}"),
+        ]
+        table = "\n".join(f"| {name} | {a:.4f} | {b:.4f} | {limit} |" for name, a, b, limit in rows)
+        failed = [text for texts in self.failures(limits).values() for text in texts]
+        verdict = "not shipped: " + "; ".join(failed) if failed else "within the limits, shipped"
+        layers = ", ".join(f"{name} {done} of {of}" for name, (done, of) in self.quantised.items())
+        return (
+            f"{_HEADING}\n`screener train int8` on {self.num_films} test films, against {self.reference}:"
+            f" {verdict}.\nConvolutions in int8: {layers}.\n\n"
+            f"| figure | {self.reference} | int8 | limit |\n| --- | --- | --- | --- |\n{table}\n"
+            f"| stages that flip | - | {self.stage_flips:.2%} | below {limits.flips:.0%} |\n"
+            f"| referrals that flip | - | {self.referral_flips:.2%} | below {limits.flips:.0%} |\n"
+        )
+
+
+def add_int8(
+    bundle: Bundle,
+    cohorts: Sequence[Path],
+    out: Path,
+    *,
+    num_films: int = 48,
+    limits: Int8Limits | None = None,
+    on_step: OnStep | None = None,
+) -> Int8Check:
+    """Quantise a bundle's graphs, check them, and write the bundle with them if they pass.
+
+    Args:
+        bundle: opened bundle.
+        cohorts: cohort folders; ranges from their training part, the check on their test part.
+        out: bundle folder to write; the model card gets the result either way.
+        num_films: training films that give the activation ranges.
+        limits: what may be lost.
+        on_step: told what is being done.
+
+    Returns:
+        The last check.
+
+    Raises:
+        ConfigError: a cohort that cannot be used.
+        EngineError: a graph that cannot be quantised.
+    """
+    limits = limits or Int8Limits()
+    say = on_step or (lambda _: None)
+    plain = {name: bundle.read_graph(name) for name in GRAPHS}
+    say("activation ranges")
+    feeds = _feeds(plain, cohorts, num_films)
+    quantised = {name: quantize(plain[name], feeds[name]) for name in GRAPHS}
+    calibration = Calibration.parse(bundle.calibration, "calibration.json", bundle.model_sha256)
+    say("reference")
+    judged = _judged(plain, cohorts)
+    given_back: dict[str, set[str]] = {name: set() for name in GRAPHS}
+    for turn in range(_ROUNDS):
+        say(f"check {turn + 1}")
+        found = check(judged, _judged(quantised, cohorts), calibration, quantised)
+        failed = found.failures(limits)
+        if not failed or turn == _ROUNDS - 1:
+            break
+        for name in failed:
+            say(f"layers of {name} that suffer most")
+            given_back[name] |= _worst(plain[name], quantised[name], feeds[name], given_back[name])
+            quantised[name] = with_float_layers(plain[name], quantised[name], given_back[name])
+    _rewrite(bundle, out, quantised if not failed else {}, found.markdown(limits))
+    return found
+
+
+def check(
+    reference: pl.DataFrame,
+    candidate: pl.DataFrame,
+    calibration: Calibration,
+    graphs: dict[str, bytes],
+) -> Int8Check:
+    """Compare two judgements of the same films, row by row.
+
+    Args:
+        reference: `judge` of the bundle's own graphs, with `lung_dice`.
+        candidate: `judge` of the quantised ones.
+        calibration: the bundle's; the same for both, as in a campaign.
+        graphs: the quantised graphs.
+    """
+    before, after = _decided(reference, calibration), _decided(candidate, calibration)
+    stages = reference["stage"].to_numpy()
+    findings = reference.select("pneumoconiosis", "tb").to_numpy() == 1
+    return Int8Check(
+        num_films=reference.height,
+        reference=reference["precision"][0],
+        dice=(_mean(reference["lung_dice"]), _mean(candidate["lung_dice"])),
+        stage_accuracy=(float((before[0] == stages).mean()), float((after[0] == stages).mean())),
+        diagnosis_accuracy=(
+            float((before[1] == findings).all(axis=1).mean()),
+            float((after[1] == findings).all(axis=1).mean()),
+        ),
+        stage_flips=float((before[0] != after[0]).mean()),
+        referral_flips=float((before[2] != after[2]).any(axis=1).mean()),
+        quantised={name: num_quantised_convolutions(graph) for name, graph in graphs.items()},
+    )
+
+
+def _decided(films: pl.DataFrame, calibration: Calibration) -> tuple[npt.NDArray[Any], ...]:
+    """Stage (N,), findings at one half (N, 2) and findings at their thresholds (N, 2)."""
+    logits = films.select("logit_pneumoconiosis", "logit_tb").to_numpy()
+    found = calibration.apply(logits, films.select([f"logit_stage{k}" for k in range(4)]).to_numpy())
+    both = np.stack([found.pneumoconiosis, found.tb], axis=1)
+    cuts = np.array([calibration.thresholds.pneumoconiosis, calibration.thresholds.tb])
+    return found.stage.argmax(axis=1), both >= 0.5, both >= cuts
+
+
+def _mean(values: pl.Series) -> float:
+    return float(values.drop_nulls().to_numpy().mean())
+
+
+def _judged(graphs: dict[str, bytes], cohorts: Sequence[Path]) -> pl.DataFrame:
+    pair = Graphs(graphs["segmentation"], graphs["classification"])
+    tables = [judge(pair, cohort, ("test",)) for cohort in cohorts]
+    return pl.concat(tables, how="diagonal_relaxed").filter(pl.col("stage").is_not_null())
+
+
+def _feeds(graphs: dict[str, bytes], cohorts: Sequence[Path], num_films: int) -> dict[str, Arrays]:
+    """Inputs of both graphs for films spread over the cohorts' training parts."""
+    found = []
+    for cohort in cohorts:
+        films = read_cohort(cohort).filter(pl.col("split") == "train")
+        step = max(1, films.height * len(cohorts) // num_films)
+        found.append(canvases(cohort, films["canvas"].to_list()[::step], 0).numpy())
+    canvas = np.concatenate(found)
+    engine = OpenVinoEngine(graphs["segmentation"], precision="fp32")
+    lungs = engine.run({"canvas": canvas})
+    engine.close()
+    rest = {"lungs": lungs["lungs"], "box": lungs["box"]}
+    return {"segmentation": {"canvas": canvas}, "classification": {"canvas": canvas, **rest}}
+
+
+def _worst(model: bytes, quantised: bytes, feeds: Arrays, known: set[str]) -> set[str]:
+    few = {name: array[:_SENSITIVITY_FILMS] for name, array in feeds.items()}
+    ranked = [layer.layer for layer in sensitivities(model, quantised, few) if layer.layer not in known]
+    return set(ranked[:_LAYERS_A_ROUND])
+
+
+def _rewrite(bundle: Bundle, out: Path, int8: dict[str, bytes], section: str) -> None:
+    manifest = bundle.manifest
+    card = bundle.model_card.partition(_HEADING)[0]
+    contents = BundleContents(
+        name=manifest.name,
+        version=manifest.version,
+        canvas_version=manifest.canvas_version,
+        canvas_side=manifest.canvas_side,
+        segmentation=bundle.read_graph("segmentation"),
+        classification=bundle.read_graph("classification"),
+        labels=manifest.labels,
+        mask_convention=manifest.mask_convention,
+        calibration=bundle.calibration,
+        model_card=card + section,
+        licences=manifest.licences,
+        intended_use=manifest.intended_use,
+    )
+    write_bundle(
+        out,
+        replace(
+            contents,
+            segmentation_int8=int8.get("segmentation"),
+            classification_int8=int8.get("classification"),
+        ),
+    )
