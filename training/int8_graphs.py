@@ -23,6 +23,7 @@ from engines.manifest import GRAPHS
 from engines.openvino import OpenVinoEngine
 from engines.quantised_graph import num_quantised_convolutions
 from engines.quantize import Arrays, quantize, sensitivities, with_float_layers
+from screener.errors import ConfigError
 from training.crops import canvases, read_cohort
 from training.packing import Graphs, judge
 
@@ -198,7 +199,10 @@ def _mean(values: pl.Series) -> float:
 def _judged(graphs: dict[str, bytes], cohorts: Sequence[Path]) -> pl.DataFrame:
     pair = Graphs(graphs["segmentation"], graphs["classification"])
     tables = [judge(pair, cohort, ("test",)) for cohort in cohorts]
-    return pl.concat(tables, how="diagonal_relaxed").filter(pl.col("stage").is_not_null())
+    films = pl.concat(tables, how="diagonal_relaxed").filter(pl.col("stage").is_not_null())
+    if films["lung_dice"].null_count() == films.height:
+        raise ConfigError("these cohorts have no lung masks: what int8 costs the segmentation cannot be told")
+    return films
 
 
 def _feeds(graphs: dict[str, bytes], cohorts: Sequence[Path], num_films: int) -> dict[str, Arrays]:
