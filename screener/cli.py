@@ -63,6 +63,9 @@ SaveMasks = Annotated[
 ]
 Pictures = Annotated[str, typer.Option(help="Films that get an overlay picture: none, referred or all.")]
 MaxMegapixels = Annotated[float, typer.Option(help="Refuse pictures declared larger than this.")]
+GpuMemoryMb = Annotated[
+    float, typer.Option(help="GPU memory for decoding, MB; --device cuda only.")
+]
 
 
 @app.command()
@@ -78,6 +81,7 @@ def run(
     workers: Workers = DEFAULTS.workers,
     timeout_s: TimeoutS = DEFAULTS.timeout_s,
     max_megapixels: MaxMegapixels = DEFAULTS.max_megapixels,
+    gpu_memory_mb: GpuMemoryMb = DEFAULTS.gpu_memory_mb,
     part_rows: Annotated[int, typer.Option(help="Rows after which a part is written.")] = DEFAULTS.part_rows,
     reject_share: RejectShare = DEFAULTS.reject_share,
     save_masks: SaveMasks = DEFAULTS.save_masks,
@@ -94,6 +98,7 @@ def run(
         workers=workers,
         timeout_s=timeout_s,
         max_megapixels=max_megapixels,
+        gpu_memory_mb=gpu_memory_mb,
         part_rows=part_rows,
         reject_share=reject_share,
         save_masks=save_masks,
@@ -118,6 +123,7 @@ def retry(
     workers: Workers = DEFAULTS.workers,
     timeout_s: TimeoutS = DEFAULTS.timeout_s,
     max_megapixels: MaxMegapixels = DEFAULTS.max_megapixels,
+    gpu_memory_mb: GpuMemoryMb = DEFAULTS.gpu_memory_mb,
     save_masks: SaveMasks = DEFAULTS.save_masks,
     pictures: Pictures = DEFAULTS.pictures,
     as_json: AsJson = False,
@@ -132,6 +138,7 @@ def retry(
         workers=workers,
         timeout_s=timeout_s,
         max_megapixels=max_megapixels,
+        gpu_memory_mb=gpu_memory_mb,
         save_masks=save_masks,
         pictures=pictures,  # type: ignore[arg-type]
     )

@@ -11,6 +11,7 @@ import re
 from datetime import date
 
 from screener.anatomy import BODY_PART_EXAMINED, BodyPart, View, read_body_part, read_view
+from screener.dates import parse_date
 from screener.elements import Elements
 from screener.records import HeaderFlag, Instance
 from screener.sop_classes import DX_FOR_PRESENTATION, DX_FOR_PROCESSING, SECONDARY_CAPTURE
@@ -141,14 +142,3 @@ def _study_year(elements: Elements) -> int | None:
 
 def _study_date(elements: Elements) -> date | None:
     return next(filter(None, (parse_date(elements.code(tag)) for tag in _DATES)), None)
-
-
-def parse_date(value: str | None) -> date | None:
-    """A DA value, also as ACR-NEMA wrote it (`1995.07.20`); None when it is no date."""
-    found = re.fullmatch(r"(\d{4})([.-]?)(\d{2})\2(\d{2})", value or "")
-    if not found:
-        return None
-    try:
-        return date(int(found[1]), int(found[3]), int(found[4]))
-    except ValueError:
-        return None

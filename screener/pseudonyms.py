@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from screener.dates import parse_date
 from screener.errors import ConfigError
 from screener.records import Identity
 
@@ -139,16 +140,6 @@ class Pseudonyms:
 
     def _digest(self, kind: str, message: bytes) -> bytes:
         return self._kinds[kind].digest(message)[:PSEUDONYM_BYTES]
-
-
-def parse_date(text: str | None) -> date | None:
-    """DICOM DA (`YYYYMMDD`, or the older `YYYY.MM.DD`, PS3.5 6.2) to a date; None when it is not one."""
-    digits = (text or "").strip("\0 ").replace(".", "")
-    if len(digits) != 8 or not (digits.isascii() and digits.isdigit()):
-        return None
-    with contextlib.suppress(ValueError):
-        return date(int(digits[:4]), int(digits[4:6]), int(digits[6:]))
-    return None
 
 
 def load_key(path: Path, campaign: Path) -> Pseudonyms:

@@ -14,7 +14,8 @@ from datetime import date
 import polars as pl
 
 from screener import schema
-from screener.pseudonyms import Pseudonyms, parse_date
+from screener.dates import parse_date
+from screener.pseudonyms import Pseudonyms
 from screener.records import ArchiveEntry, CanvasFacts, Decision, Identity, Instance, Rejection, ScreenedImage
 
 Value = str | int | float | bool | date | list[str] | None

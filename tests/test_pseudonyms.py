@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from screener.dates import parse_date
 from screener.errors import ConfigError
 from screener.pseudonyms import (
     KEY_BYTES,
@@ -19,7 +20,6 @@ from screener.pseudonyms import (
     Pseudonyms,
     _Keyed,
     load_key,
-    parse_date,
 )
 from screener.records import Identity
 
@@ -127,7 +127,10 @@ def test_shifts_fill_their_range() -> None:
     [
         ("20200229", date(2020, 2, 29)),
         ("2020.02.29", date(2020, 2, 29)),
+        ("2020-02-29", date(2020, 2, 29)),
         ("20200229 ", date(2020, 2, 29)),
+        ("20200229\0", date(2020, 2, 29)),
+        ("2020.0229", None),
         ("20190229", None),
         ("202002", None),
         ("2020022x", None),

@@ -13,6 +13,7 @@ import pytest
 from screener.errors import ConfigError
 from screener.records import ZONES
 from training.classification_task import ClassificationRecipe, LossRecipe
+from training.cost_curve import CurveRecipe, cost_curve
 from training.host_films import HostSelection, list_hosts
 from training.networks import ClassificationConfig, SegmentationConfig
 from training.own_films import ImportSettings, import_films
@@ -122,7 +123,28 @@ def test_a_study_ends_in_one_sentence(data: Path, runs: Path) -> None:
     assert sentence.startswith("These data")
     written = {path.name for path in (runs / "study").iterdir()}
     assert written >= {"comparison.parquet", "comparison.md", "comparison.png", "predictions.parquet"}
-    assert sentence in (runs / "study" / "comparison.md").read_text()
+    text = (runs / "study" / "comparison.md").read_text()
+    assert sentence in text
+    locked = pl.read_parquet(runs / "study" / "locked.parquet")
+    assert set(locked["way"]) == {"diagnosis", "stage", "multi-task"}
+    recalls = locked.filter((pl.col("way") == "stage") & pl.col("figure").str.starts_with("recall"))
+    assert recalls["films"].sum() == 6, "every film of the test part has one stage"
+    areas = locked.filter(pl.col("figure").str.starts_with("AUC"))
+    assert ((areas["low"] <= areas["value"]) & (areas["value"] <= areas["high"])).all()
+    assert "recall of stage" in text
+
+
+def test_a_cost_curve_has_a_time_and_an_accuracy_for_every_point(data: Path, runs: Path) -> None:
+    recipe = CurveRecipe(growths=(2, 4), sides=(64, 64), classification=CLASSIFICATION)
+    table = cost_curve(recipe, data, runs, runs / "curve")
+    assert sorted(table["growth"].to_list()) == [2, 4]
+    assert (table["ms_per_film"] > 0).all()
+    assert table["stage_accuracy"].is_between(0, 1).all()
+    assert {path.name for path in (runs / "curve").iterdir()} >= {"curve.parquet", "curve.md", "curve.png"}
+    before = (runs / "curve" / "growth2-side64" / "last.pt").stat().st_mtime_ns
+    again = cost_curve(recipe, data, runs, runs / "curve")
+    assert again["stage_accuracy"].to_list() == table["stage_accuracy"].to_list()
+    assert (runs / "curve" / "growth2-side64" / "last.pt").stat().st_mtime_ns == before
 
 
 def test_hosts_without_plausible_lungs_are_left_out(data: Path, runs: Path, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from training.segmentation_task import SegmentationRecipe
 
 RECIPES = Path(__file__).parent / "recipes"
 NUM_PHANTOMS, PHANTOM_SEED = 600, 11
-DRAWN = CohortSettings(2900, 41, real_share=0.83)
+DRAWN = CohortSettings(5800, 41, real_share=0.83)
 DEFAULT_OUT = Path("engines/bundles/demo")
 
 

@@ -146,6 +146,20 @@ def compare(
 
 
 @app.command()
+def curve(
+    data: DataOption, runs: RunsOption = Path("runs"), recipe: RecipeOption = None, name: str = "curve"
+) -> None:
+    """Measure accuracy against cost over network width and input side, one short run a point."""
+    from training.cost_curve import CurveRecipe, cost_curve, curve_markdown
+
+    def told(growth: int, side: int) -> None:
+        print(f"growth {growth}, side {side}", file=sys.stderr, flush=True)  # noqa: T201
+
+    table = cost_curve(_recipe(recipe, "curve", CurveRecipe), data, runs, runs / name, on_point=told)
+    print(curve_markdown(table), end="")  # noqa: T201
+
+
+@app.command()
 def films(
     index: Annotated[Path, typer.Argument(help="CSV of labelled films: file, patient, and label columns.")],
     out: Annotated[Path, typer.Option("--out", help="Cohort folder to write.")],

@@ -40,6 +40,7 @@ from training.crops import MISSING, CropFilms
 from training.fit import Trainer, describe_run, seeded
 from training.metrics import classification_metrics
 from training.runs import crops_of
+from training.study_locked import locked_markdown, locked_table
 
 WAYS: dict[str, tuple[str, ...]] = {
     "diagnosis": ("diagnosis",),
@@ -112,6 +113,10 @@ def compare(
     comparison_table(comparisons).write_parquet(folder / "comparison.parquet")
     sentence = conclusion(comparisons, "multi-task", "single-task")
     text = f"{comparison_markdown(comparisons)}\n{sentence}\n"
+    if len(locked):
+        table = locked_table(predictions)
+        table.write_parquet(folder / "locked.parquet")
+        text += f"\nLocked test part, networks of the first fold:\n\n{locked_markdown(table)}"
     (folder / "comparison.md").write_text(text, encoding="utf-8")
     _fold_metrics(predictions).write_parquet(folder / "folds.parquet")
     draw_folds(_fold_metrics(predictions), folder / "comparison.png")
@@ -175,6 +180,8 @@ def _table(
             "label_stage": films.labels("stage")[places],
             "predicted_diagnosis": positive[:, 0] + 2 * positive[:, 1],
             "predicted_stage": found.stage.argmax(axis=1).astype(np.int64),
+            "logit_pneumoconiosis": found.diagnosis[:, 0],
+            "logit_tb": found.diagnosis[:, 1],
         }
     )
 
