@@ -15,13 +15,16 @@ from screener.errors import ConfigError
 from screener.records import Letterbox
 from training.chestxray14 import FINDINGS, PUBLISHED_AUROC, auroc_table, read_chestxray14
 from training.classification_task import ClassificationRecipe
+from training.cost_curve import CurveRecipe
 from training.host_films import mask_on_picture, plausible
 from training.own_films import ImportSettings, import_films
 from training.packing import PackRecipe
+from training.pretrain_task import PretrainRecipe
 from training.recipe import FitRecipe, load_recipe, to_toml
 from training.segmentation_data import mask_on_canvas, read_pairs, split_lungs
 from training.segmentation_task import SegmentationRecipe
 from training.splits import split_by_patient
+from training.study import StudyRecipe
 
 RECIPES = Path(__file__).parent.parent / "training" / "recipes"
 
@@ -193,10 +196,15 @@ def test_auroc_table_leaves_out_ungraded_films_and_ends_with_the_mean() -> None:
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)
 def test_shipped_recipes_load_and_survive_writing(path: Path, tmp_path: Path) -> None:
-    kinds = {"segmentation": SegmentationRecipe, "classification": ClassificationRecipe, "bundle": PackRecipe}
-    kind = kinds.get(path.stem.split("-")[0])
-    if kind is None:
-        pytest.skip("recipe of another command")
+    kinds: dict[str, type] = {
+        "segmentation": SegmentationRecipe,
+        "classification": ClassificationRecipe,
+        "bundle": PackRecipe,
+        "pretrain": PretrainRecipe,
+        "compare": StudyRecipe,
+        "curve": CurveRecipe,
+    }
+    kind = kinds[path.stem.split("-")[0]]
     recipe: object = load_recipe(path, kind)
     copy = tmp_path / "recipe.toml"
     copy.write_text(to_toml(recipe))

@@ -23,7 +23,7 @@ from training.classification_task import (
     WeightedClassifier,
 )
 from training.crops import CropFilms, make_crops
-from training.fit import Trainer, describe_run, seeded
+from training.fit import Trainer, describe_run, normalisations, seeded, settle_statistics
 from training.networks import (
     ClassificationConfig,
     LungClassifier,
@@ -280,3 +280,22 @@ def test_the_ordinal_head_trains() -> None:
     torch.nn.functional.cross_entropy(stage, torch.arange(4)).backward()  # type: ignore[no-untyped-call]
     assert network.cut_points.grad is not None
     assert network.cut_points.grad.abs().sum() > 0
+
+
+def means_of(network: torch.nn.Module) -> list[torch.Tensor]:
+    return [m.running_mean.clone() for m in normalisations(network) if m.running_mean is not None]
+
+
+def test_frozen_statistics_are_measured_once_and_kept(tmp_path: Path) -> None:
+    network, task = tiny_classifier(), classification_task()
+    fresh = means_of(network)
+    settle_statistics(network, task, CPU, num_batches=3)
+    settled = means_of(network)
+    assert not all(torch.equal(a, b) for a, b in zip(fresh, settled, strict=True))
+    assert all(module.momentum == 0.1 for module in normalisations(network))
+    before = {name: value.clone() for name, value in network.named_parameters()}
+    trainer = Trainer(network, task, replace(CPU, epochs=1, freeze_statistics=True), tmp_path)
+    trainer.run()
+    assert all(torch.equal(a, b) for a, b in zip(means_of(trainer.plain), settled, strict=True))
+    moved = [name for name, value in trainer.plain.named_parameters() if not torch.equal(value, before[name])]
+    assert any("norm" in name for name in moved), "scale and shift still learn"

@@ -138,6 +138,9 @@ class Trainer:
         order = torch.randperm(self.task.num_train, generator=seeded(self.recipe.seed, self.epoch))
         sums: dict[str, float] = {}
         self.network.train()
+        if self.recipe.freeze_statistics:
+            for module in normalisations(self.plain):
+                module.eval()
         for step in range(self.steps_per_epoch):
             start = (step * self.fabric.world_size + self.fabric.global_rank) * self.recipe.batch_size
             indices = order[start : start + self.recipe.batch_size]
@@ -202,6 +205,34 @@ class Trainer:
         self.optimiser.load_state_dict(held["optimiser"])
         self.epoch, self.step, self.rows = held["epoch"], held["step"], list(held["rows"])
         self.started -= self.rows[-1]["seconds"]
+
+
+def normalisations(network: nn.Module) -> list[nn.BatchNorm2d]:
+    """Every batch normalisation of a network."""
+    return [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+
+
+@torch.no_grad()
+def settle_statistics(network: nn.Module, task: Task, recipe: FitRecipe, num_batches: int = 32) -> None:
+    """Measure the statistics of every normalisation again, on augmented training films, weights unchanged.
+
+    Args:
+        network: in place.
+        task: its films at the side that they will be trained at.
+        recipe: batch size and seed.
+        num_batches: batches whose means are averaged.
+    """
+    held = [(module, module.momentum) for module in normalisations(network)]
+    for module, _ in held:
+        module.reset_running_stats()
+        module.momentum = None  # torch's word for a plain average over all batches
+    network.train()
+    order = torch.randperm(task.num_train, generator=seeded(recipe.seed, 0, 1))
+    for step in range(min(num_batches, max(1, task.num_train // recipe.batch_size))):
+        indices = order[step * recipe.batch_size : (step + 1) * recipe.batch_size]
+        task.loss(network, indices, seeded(recipe.seed, 0, step, 1))
+    for module, momentum in held:
+        module.momentum = momentum
 
 
 def write_torch(path: Path, tensors: Mapping[str, Any]) -> None:

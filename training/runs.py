@@ -27,7 +27,7 @@ from training.classification_task import (
 from training.crops import CropFilms, concatenate, crop_cohort
 from training.curves import draw_curves
 from training.densenet import import_backbone, read_weights
-from training.fit import FitResult, OnEpoch, Trainer, describe_run
+from training.fit import FitResult, OnEpoch, Trainer, describe_run, settle_statistics
 from training.networks import ClassificationNetwork, LungCrop, SegmentationNetwork
 from training.recipe import load_recipe
 from training.segmentation_data import (
@@ -186,6 +186,8 @@ def train_classification(
         loss=recipe.loss,
         train_side=recipe.train_side,
     )
+    if recipe.fit.freeze_statistics and not (folder / "last.pt").exists():
+        settle_statistics(network, task, recipe.fit)
     trainer = Trainer(network, task, recipe.fit, folder, compiled=network.classifier.backbone)
     result = trainer.run(on_epoch)
     draw_curves(folder / "metrics.parquet", folder / "curves.png")
