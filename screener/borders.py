@@ -79,6 +79,10 @@ def inside_sampled_borders(sample: npt.NDArray[np.generic], height: int, width: 
 
 def _plain_ends(lines: npt.NDArray[np.float32], tolerance: float) -> tuple[int, int]:
     """First and one past the last of `lines` (N, length) that do not belong to a plain run at an end."""
+    # Most films have no border: where neither outermost line is plain, there is no run to measure.
+    low, high = np.percentile(lines[[0, -1]], (5, 95), axis=1)
+    if (high - low > tolerance).all():
+        return 0, len(lines)
     low, middle, high = np.percentile(lines, (5, 50, 95), axis=1)
     plain = high - low <= tolerance
     start = _run_length(plain, middle, tolerance)

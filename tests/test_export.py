@@ -55,7 +55,7 @@ def exported() -> Exported:
     torch.manual_seed(0)
     segmentation = SegmentationNetwork(SegmentationConfig(base=8, depth=2))
     classification = ClassificationNetwork(
-        ClassificationConfig(growth=4, crop_side=128, stage_head="ordinal")
+        ClassificationConfig(growth=4, crop_side=128, stage_head="ordinal", finding_maps=True)
     )
     round_weights(used(segmentation))
     round_weights(used(classification))

@@ -45,11 +45,15 @@ def test_builds_int8_with_fp16_between(name: str) -> None:
     assert build_plan(trt, to_precision(quantised(name), "fp16"), BatchProfile(1, 4, 16)).plan
 
 
-SHIPPED = sorted(default_bundle().glob("*.onnx"))
+# Between quantised convolutions TensorRT computes in fp16; a float graph is built in every precision.
+SHIPPED = [
+    pytest.param(file, precision, id=f"{file.stem}-{precision}")
+    for file in sorted(default_bundle().glob("*.onnx"))
+    for precision in (("fp16",) if ".int8" in file.name else ("fp32", "fp16", "bf16"))
+]
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
-@pytest.mark.parametrize("file", SHIPPED, ids=[file.stem for file in SHIPPED])
+@pytest.mark.parametrize(("file", "precision"), SHIPPED)
 def test_builds_every_shipped_graph(file: Path, precision: str) -> None:
     assert build_plan(trt, in_precision(file.read_bytes(), precision), BatchProfile()).plan
 

@@ -93,6 +93,10 @@ def sliced_figures(films: pl.DataFrame, calibration: Calibration) -> dict[str, l
         f"source {source}": films.filter(pl.col("source") == source)
         for source in sorted(films["source"].unique().to_list())
     }
+    if "host_findings" in films.columns:
+        own = pl.col("host_findings").fill_null("")
+        slices["host films that show nothing of their own"] = films.filter(own == "No Finding")
+        slices["host films with a disease of their own"] = films.filter(~own.is_in(["No Finding", ""]))
     for name in ("exposure", "gamma", "noise_fraction", "rotation_deg"):
         if name in films.columns:
             size = films[name].abs() if name == "rotation_deg" else films[name]
