@@ -2,7 +2,7 @@
 
 A few distinct films are encoded per transfer syntax (7.8 million pixels as JPEG 2000 take a second) and sent
 out under new patients, studies and UIDs until the count is reached: every file costs a reader the same as a
-picture of its own. Films are chest-like: pictures the caller gives, or smooth lung shadows, enlarged to
+picture of its own. Films are chest-like: pictures the caller gives, or procedural phantoms, enlarged to
 detector size, with the detector's grain, which is what lossless codecs spend their bytes on. The same
 arguments write the same bytes. Archives too large for a disk can hold hard links: other paths to the same
 bytes, which cost a reader exactly what the files cost.
@@ -105,12 +105,13 @@ def write_archive(out: Path, recipe: ArchiveRecipe, pictures: Sequence[Picture] 
     Args:
         out: made if missing; files of the same names are replaced.
         recipe: count, mix, sizes, bits and seed.
-        pictures: float32 (H, W) in [0, 1], lungs dark; without any, lung shadows are drawn.
+        pictures: float32 (H, W) in [0, 1], lungs dark; without any, procedural phantoms.
     """
     random = np.random.default_rng(recipe.seed)
     num_written = min(recipe.count, recipe.num_distinct or recipe.count)
+    drawn = pictures or phantom_pictures(recipe)
     films = {
-        syntax: list(_encode_films(syntax, recipe, pictures))
+        syntax: list(_encode_films(syntax, recipe, drawn))
         for syntax, weight in recipe.mix.items()
         if weight > 0
     }
@@ -156,28 +157,34 @@ class _EncodedFilm:
 def _encode_films(
     syntax: Syntax, recipe: ArchiveRecipe, pictures: Sequence[Picture]
 ) -> Iterator[_EncodedFilm]:
-    for index in range(max(DISTINCT_FILMS, len(recipe.sizes), len(recipe.bits))):
+    for index in range(num_distinct(recipe)):
         random = np.random.default_rng((recipe.seed, index))
         rows, columns = recipe.sizes[index % len(recipe.sizes)]
         bits, unit = recipe.bits[index % len(recipe.bits)], UNITS[index % len(UNITS)]
-        picture = pictures[index % len(pictures)] if pictures else lung_shadows(random)
+        picture = pictures[index % len(pictures)]
         film = _to_film(picture, rows, columns, bits, random)
         if unit.photometric_interpretation == "MONOCHROME1":
             film = (2**bits - 1 - film).astype(np.uint16)
         yield _EncodedFilm(syntax, _encode(syntax, film, bits), rows, columns, bits, unit)
 
 
-def lung_shadows(random: np.random.Generator, side: int = 512) -> Picture:
-    """A smooth chest-like picture, float32 (side, side) in [0, 1]: two dark ovals, ribs, a bright middle."""
-    down, across = np.mgrid[0 : 1 : side * 1j, 0 : 1 : side * 1j].astype(np.float32)
-    shift = random.uniform(-0.02, 0.02)
-    picture = 0.75 + 0.1 * np.cos(np.pi * (across - 0.5))
-    for centre in (0.3 + shift, 0.7 + shift):
-        oval = ((across - centre) / 0.15) ** 2 + ((down - 0.48) / 0.33) ** 2
-        picture = picture - 0.5 / (1 + np.exp(np.minimum(8 * (oval - 1), 60)))
-    ribs = 0.04 * np.sin(2 * np.pi * (11 * down + 1.2 * np.abs(across - 0.5) + random.uniform()))
-    shadows: Picture = np.clip(picture + ribs, 0, 1).astype(np.float32)
-    return shadows
+def phantom_pictures(recipe: ArchiveRecipe) -> list[Picture]:
+    """A procedural chest, float32 (H, W) in [0, 1], for every distinct film."""
+    from training.findings import FindingPlan
+    from training.nuisances import sample_nuisance
+    from training.phantom_film import phantom_film
+
+    pictures = []
+    for index in range(num_distinct(recipe)):
+        generators = [np.random.default_rng((recipe.seed, index, stream)) for stream in range(4)]
+        film = phantom_film(FindingPlan(), sample_nuisance(generators[3]), *generators[:3])
+        pictures.append(np.asarray(film.grey / np.float32(255), np.float32))
+    return pictures
+
+
+def num_distinct(recipe: ArchiveRecipe) -> int:
+    """Films that are encoded for each syntax."""
+    return max(DISTINCT_FILMS, len(recipe.sizes), len(recipe.bits))
 
 
 def _to_film(picture: Picture, rows: int, columns: int, bits: int, random: np.random.Generator) -> Film:

@@ -47,6 +47,11 @@ class Bundle:
         """Class names of the task heads."""
         return self.manifest.labels
 
+    @property
+    def has_int8(self) -> bool:
+        """Whether any graph is also there in int8."""
+        return any(graph.int8 for graph in self.manifest.graphs.values())
+
     def graph(self, name: str) -> GraphEntry:
         """The manifest's entry of one graph.
 
@@ -62,16 +67,15 @@ class Bundle:
 
         Args:
             name: `segmentation` or `classification`.
-            int8: take the quantised graph.
+            int8: take the quantised graph; of a bundle that quantises only the other one, the float graph.
 
         Raises:
-            BundleError: the bundle has no quantised graph, or the file changed since it was opened.
+            BundleError: the bundle has no quantised graph at all, or the file changed since it was opened.
         """
         graph = self.graph(name)
-        entry = graph.int8 if int8 else graph.file
-        if entry is None:
-            raise BundleError(f"the bundle has no int8 graph for {name}; use --precision bf16 or fp32")
-        return _read_verified(self.path, entry)
+        if int8 and not self.has_int8:
+            raise BundleError("the bundle has no int8 graphs; use --precision bf16 or fp32")
+        return _read_verified(self.path, (graph.int8 if int8 else None) or graph.file)
 
 
 def open_bundle(path: Path, *, canvas_version: str, canvas_side: int) -> Bundle:

@@ -73,7 +73,7 @@ class Engines:
     description: str
     """What runs, and why it was chosen."""
     precision: str
-    """Arithmetic of both engines: fp32, bf16, fp16 or int8."""
+    """Arithmetic of both engines: fp32, bf16, fp16 or int8; where they differ both, as `int8+bf16`."""
 
     def __enter__(self) -> Self:
         return self
@@ -120,7 +120,7 @@ def open_engines(
         segmentation=segmentation,
         classification=classification,
         description=f"{segmentation.description}; {choice.reason}",
-        precision=segmentation.precision,
+        precision="+".join(dict.fromkeys((segmentation.precision, classification.precision))),
     )
 
 
@@ -151,9 +151,10 @@ def _open(
     if choice.backend == "openvino":
         from engines.openvino import OpenVinoEngine
 
-        if precision == "auto" and all(graph.int8 for graph in bundle.manifest.graphs.values()):
-            precision = "int8"
-        model = bundle.read_graph(graph_name, int8=precision == "int8")
+        int8 = precision == "int8" or (precision == "auto" and bundle.has_int8)
+        model = bundle.read_graph(graph_name, int8=int8)
+        if int8:
+            precision = "int8" if graph.int8 else "auto"
         engine = OpenVinoEngine(model, precision=precision, threads=threads, cache=_plan_cache())
     elif choice.backend == "torch":
         from engines.torch_reference import TorchEngine

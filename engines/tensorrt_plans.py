@@ -49,7 +49,7 @@ def typed_graph(bundle: Bundle, graph_name: str, precision: str) -> TypedGraph:
 
     Raises:
         EngineError: a precision that TensorRT engines do not have.
-        BundleError: no such graph, or int8 and the bundle has no quantised graph.
+        BundleError: no such graph, or int8 and the bundle has no quantised graph at all.
     """
     if precision == "auto":
         precision = "fp16"

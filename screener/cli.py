@@ -63,9 +63,7 @@ SaveMasks = Annotated[
 ]
 Pictures = Annotated[str, typer.Option(help="Films that get an overlay picture: none, referred or all.")]
 MaxMegapixels = Annotated[float, typer.Option(help="Refuse pictures declared larger than this.")]
-GpuMemoryMb = Annotated[
-    float, typer.Option(help="GPU memory for decoding, MB; --device cuda only.")
-]
+GpuMemoryMb = Annotated[float, typer.Option(help="GPU memory for decoding, MB; --device cuda only.")]
 
 
 @app.command()

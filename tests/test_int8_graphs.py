@@ -18,7 +18,7 @@ from screener.errors import ConfigError
 from training.classification_task import ClassificationRecipe
 from training.cohort import build
 from training.cohort_deal import CohortSettings
-from training.int8_graphs import Int8Limits, add_int8, check
+from training.int8_graphs import Int8Check, Int8Limits, add_int8, check
 from training.networks import ClassificationConfig, SegmentationConfig
 from training.packing import PackRecipe, pack
 from training.recipe import FitRecipe
@@ -100,6 +100,27 @@ def test_graphs_that_fail_give_layers_back_and_are_not_shipped(
     opened = open_bundle(tmp_path, canvas_version=CANVAS_VERSION, canvas_side=CANVAS_SIDE)
     assert all(graph.int8 is None for graph in opened.manifest.graphs.values())
     assert "not shipped: lung Dice" in opened.model_card
+
+
+def test_the_segmentation_alone_is_shipped_where_only_the_classification_fails(
+    bundle: Bundle, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.int8_graphs._ROUNDS", 1)
+
+    def failures(found: Int8Check, _: Int8Limits) -> dict[str, list[str]]:
+        return {"classification": ["it fails"]} if found.quantised["classification"][0] else {}
+
+    monkeypatch.setattr(Int8Check, "failures", failures)
+    found = add_int8(bundle, [data / "films"], tmp_path, num_films=4)
+    assert found.quantised["classification"][0] == 0
+    opened = open_bundle(tmp_path, canvas_version=CANVAS_VERSION, canvas_side=CANVAS_SIDE)
+    assert opened.graph("segmentation").int8
+    assert not opened.graph("classification").int8
+    for precision in ("auto", "int8"):
+        with open_engines(opened, device="cpu", precision=precision) as engines:
+            assert engines.segmentation.precision == "int8"
+            assert engines.classification.precision in ("bf16", "fp32")
+            assert engines.precision == f"int8+{engines.classification.precision}"
 
 
 def test_every_limit_has_its_say(bundle: Bundle, data: Path) -> None:

@@ -61,7 +61,9 @@ def test_openvino_fp32_equals_torch(bundle: Bundle, canvases: Float32) -> None:
     for name, reference in zip(("lungs", "box", "frontal_logit"), found, strict=True):
         np.testing.assert_allclose(lungs[name], reference.numpy(), atol=FP32_TOLERANCE, rtol=FP32_TOLERANCE)
     for name, reference in zip(HEADS, logits, strict=True):
-        np.testing.assert_allclose(heads[name], reference.numpy(), atol=FP32_TOLERANCE, rtol=FP32_TOLERANCE)
+        # A cell of a map has nothing to average over, and values of ten and more.
+        limit = 5 * FP32_TOLERANCE if name == "activation" else FP32_TOLERANCE
+        np.testing.assert_allclose(heads[name], reference.numpy(), atol=limit, rtol=limit)
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("bf16", BF16_TOLERANCE), ("int8", INT8_TOLERANCE)])
@@ -70,7 +72,7 @@ def test_fast_arithmetic_stays_close_and_flips_no_clear_decision(
 ) -> None:
     if precision == "bf16" and not has_bf16():
         pytest.skip("this processor has no bf16 instructions")
-    if precision == "int8" and not all(graph.int8 for graph in bundle.manifest.graphs.values()):
+    if precision == "int8" and not bundle.has_int8:
         assert "not shipped" in bundle.model_card, "a bundle without int8 graphs says why"
         return
     _, exact = run(bundle, canvases, "fp32")

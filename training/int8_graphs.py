@@ -2,8 +2,8 @@
 
 Activation ranges come from films of the training part, the check from films of the test part, end to end on
 each precision's own masks and crops. The decision a reader would question: layers are given back to floating
-point eight at a time, worst first, until the check passes; the search stops after a few rounds, and a bundle
-that still fails gets no int8 graphs at all.
+point eight at a time, worst first, until the check passes; the search stops after a few rounds. If only the
+classification still fails, the segmentation is tried alone; else the bundle gets no int8 graphs.
 """
 
 from __future__ import annotations
@@ -147,7 +147,14 @@ def add_int8(
             say(f"layers of {name} that suffer most")
             given_back[name] |= _worst(plain[name], quantised[name], feeds[name], given_back[name])
             quantised[name] = with_float_layers(plain[name], quantised[name], given_back[name])
-    _rewrite(bundle, out, quantised if not failed else {}, found.markdown(limits))
+    kept = {} if failed else quantised
+    if set(failed) == {"classification"}:
+        say("segmentation alone")
+        quantised["classification"] = plain["classification"]
+        found = check(judged, _judged(quantised, cohorts), calibration, quantised)
+        if not found.failures(limits):
+            kept = {"segmentation": quantised["segmentation"]}
+    _rewrite(bundle, out, kept, found.markdown(limits))
     return found
 
 
