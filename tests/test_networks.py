@@ -9,10 +9,20 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional
 
 from screener.errors import ConfigError
 from training.densenet import DenseNet121, backbone_keys, import_backbone, read_weights
-from training.lung_geometry import box_from_lungs, crop_square, edges, normalise_over_lungs, zone_maps
+from training.lung_geometry import (
+    box_from_lungs,
+    crop_square,
+    edges,
+    enlarged,
+    local_mean,
+    normalise_over_lungs,
+    pooled,
+    zone_maps,
+)
 from training.networks import (
     CANVAS_SIDE,
     ClassificationConfig,
@@ -210,3 +220,13 @@ def test_weight_files_of_both_safe_formats_load(tmp_path: Path) -> None:
         assert torch.equal(
             read_weights(tmp_path / name)["features.conv0.weight"], weights["features.conv0.weight"]
         )
+
+
+def test_matrix_products_equal_the_layers_they_stand_for() -> None:
+    picture = torch.randn(2, 2, 96, 96, generator=torch.Generator().manual_seed(0))
+    tall = functional.avg_pool2d(picture, (17, 1), stride=1, padding=(8, 0), count_include_pad=False)
+    mean = functional.avg_pool2d(tall, (1, 17), stride=1, padding=(0, 8), count_include_pad=False)
+    assert torch.allclose(local_mean(picture, 17), mean, atol=1e-5)
+    larger = functional.interpolate(picture, scale_factor=4.0, mode="bilinear", align_corners=False)
+    assert torch.allclose(enlarged(picture, 4), larger, atol=1e-5)
+    assert torch.equal(pooled(picture, 4), functional.avg_pool2d(picture, 4))

@@ -27,7 +27,7 @@ from screener.settings import available_cores
 from training.cohort_deal import CohortSettings, Slot, deal
 from training.cohort_rows import FILM_SCHEMA, OPACITY_SCHEMA, CohortFilm, film_row
 from training.films import RealFilm, read_films, real_film
-from training.finding_maps import finding_maps
+from training.finding_maps import canvas_grid, finding_maps
 from training.findings import FindingPlan, sample_plan
 from training.nuisances import Nuisance, sample_nuisance
 from training.opacities import Opacity
@@ -67,19 +67,9 @@ def _to_canvas(film: Film) -> tuple[UInt8, UInt8 | None, CanvasFacts]:
     levels = np.round(canvas * 255).astype(np.uint8)
     if film.lungs is None:
         return levels, None, facts
-    box = facts.letterbox
-    step = MASK_SIDE / CANVAS_SIDE
-    forward = np.array(
-        [
-            [box.scale * step, 0, step * (box.left + 0.5 * box.scale) - 0.5],
-            [0, box.scale * step, step * (box.top + 0.5 * box.scale) - 0.5],
-        ]
-    )
     labels = np.zeros((MASK_SIDE, MASK_SIDE), np.uint8)
     for lung in (1, 2):
-        soft = cv2.GaussianBlur((film.lungs == lung).astype(np.float32), (0, 0), 0.5 / (box.scale * step))
-        small = cv2.warpAffine(soft, forward, (MASK_SIDE, MASK_SIDE), flags=cv2.INTER_LINEAR)
-        labels[small >= 0.5] = lung
+        labels[canvas_grid((film.lungs == lung).astype(np.float32), facts, MASK_SIDE) >= 0.5] = lung
     return levels, labels, facts
 
 

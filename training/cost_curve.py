@@ -20,10 +20,10 @@ from engines.openvino import OpenVinoEngine
 from screener.errors import ConfigError
 from training.classification_task import ClassificationRecipe, ClassificationTask, WeightedClassifier
 from training.crops import CropFilms
-from training.export import export_classification, round_weights
+from training.export import example_feeds, export_classification, round_weights
 from training.fit import Trainer, describe_run
 from training.metrics import auc, classification_metrics
-from training.networks import CANVAS_SIDE, MASK_SIDE, ClassificationNetwork
+from training.networks import ClassificationNetwork
 from training.runs import crops_of
 
 _TIMED_FILMS = 24
@@ -112,22 +112,10 @@ def _point(
 def milliseconds(network: torch.nn.Module, recipe: ClassificationRecipe, growth: int, side: int) -> float:
     """Processor time of one film in the embedded engine on one core, crop included; best of three rounds."""
     exported = ClassificationNetwork(replace(recipe.network, growth=growth, crop_side=side))
-    weights = {
-        name.removeprefix("classifier."): tensor
-        for name, tensor in network.state_dict().items()
-        if name.startswith("classifier.")
-    }
-    exported.classifier.load_state_dict(weights)
+    exported.classifier.load_state_dict(network.get_submodule("classifier").state_dict())
     round_weights(exported)
     engine = OpenVinoEngine(export_classification(exported), threads=1)
-    generator = np.random.default_rng(0)
-    lungs = np.zeros((_TIMED_FILMS, 2, MASK_SIDE, MASK_SIDE), np.float32)
-    lungs[:, 0, 60:200, 40:110] = lungs[:, 1, 60:200, 140:210] = 1
-    feeds = {
-        "canvas": generator.random((_TIMED_FILMS, 1, CANVAS_SIDE, CANVAS_SIDE), dtype=np.float32),
-        "lungs": lungs,
-        "box": np.tile(np.array([180, 120, 600, 630], np.float32), (_TIMED_FILMS, 1)),
-    }
+    feeds = example_feeds(_TIMED_FILMS)
     rounds = []
     for _ in range(_TIMED_ROUNDS):
         started = time.process_time()

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -73,13 +74,22 @@ def export_segmentation(network: SegmentationNetwork) -> bytes:
     return _export(network, example, SEGMENTATION_INPUTS, SEGMENTATION_OUTPUTS)
 
 
+def example_feeds(count: int) -> dict[str, npt.NDArray[np.float32]]:
+    """Inputs of the classification graph for `count` films: noise, two block lungs, boxes around them."""
+    lungs = np.zeros((count, 2, MASK_SIDE, MASK_SIDE), np.float32)
+    lungs[:, 0, 60:200, 40:110] = lungs[:, 1, 60:200, 140:210] = 1
+    boxes = np.array([[180, 120, 600, 630], [150, 100, 640, 660]], np.float32)
+    return {
+        "canvas": np.random.default_rng(0).random((count, 1, CANVAS_SIDE, CANVAS_SIDE), dtype=np.float32),
+        "lungs": lungs,
+        "box": np.resize(boxes, (count, 4)),
+    }
+
+
 def export_classification(network: ClassificationNetwork) -> bytes:
     """ONNX of canvas, lungs and box to the task heads; batch dimension dynamic."""
-    lungs = torch.zeros(2, 2, MASK_SIDE, MASK_SIDE)
-    lungs[:, 0, 60:200, 40:110] = 1
-    lungs[:, 1, 60:200, 140:210] = 1
-    box = torch.tensor([[180.0, 120.0, 600.0, 630.0]]).repeat(2, 1)
-    example = (torch.rand(2, 1, CANVAS_SIDE, CANVAS_SIDE), lungs, box)
+    feeds = example_feeds(2)
+    example = tuple(torch.from_numpy(feeds[name]) for name in CLASSIFICATION_INPUTS)
     return _export(network, example, CLASSIFICATION_INPUTS, CLASSIFICATION_OUTPUTS)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from calibration.model_calibration import Calibration
+from calibration.model_calibration import Calibration, Probabilities
 from calibration.reliability import NUM_BINS, top_label
 from screener.records import ZONES
 from training.metrics import auc, confusion_matrix, quadratic_weighted_kappa
@@ -135,11 +135,16 @@ def frontal_figures(held_out: pl.DataFrame) -> list[Figure]:
     return figures
 
 
-def _judged(films: pl.DataFrame, calibration: Calibration) -> _Judged:
-    probabilities = calibration.apply(
+def probabilities_of(films: pl.DataFrame, calibration: Calibration) -> Probabilities:
+    """Calibrated probabilities of judged films, rows with `logit_*` columns."""
+    return calibration.apply(
         films.select("logit_pneumoconiosis", "logit_tb").to_numpy(),
         films.select([f"logit_stage{k}" for k in range(4)]).to_numpy(),
     )
+
+
+def _judged(films: pl.DataFrame, calibration: Calibration) -> _Judged:
+    probabilities = probabilities_of(films, calibration)
     zone_logits = films.select([f"logit_{zone}_{k}" for zone in ZONES for k in range(4)]).to_numpy()
     return _Judged(
         probabilities.pneumoconiosis,

@@ -59,7 +59,7 @@ def _profusion(film: Film, facts: CanvasFacts) -> UInt8:
                 counts[row, column] += 1 / (DENSITY_PER_CM2[body.kind][3] * cell_cm2)
     lung = np.zeros((MAP_SIDE, MAP_SIDE), np.float32)
     if film.lungs is not None:
-        lung = _to_map((film.lungs > 0).astype(np.float32), facts)
+        lung = canvas_grid((film.lungs > 0).astype(np.float32), facts, MAP_SIDE)
     near = cv2.GaussianBlur(lung, (0, 0), _SMOOTHING_CELLS)
     smooth = cv2.GaussianBlur(counts, (0, 0), _SMOOTHING_CELLS) / np.maximum(near, 0.25)
     return _levels(np.asarray(smooth, np.float32) * (lung > 0) / MOST_PROFUSION)
@@ -68,16 +68,16 @@ def _profusion(film: Film, facts: CanvasFacts) -> UInt8:
 def _depth(soft_mm: Float32 | None, facts: CanvasFacts) -> UInt8:
     if soft_mm is None:
         return np.zeros((MAP_SIDE, MAP_SIDE), np.uint8)
-    return _levels(_to_map(np.abs(soft_mm), facts) / FULL_DEPTH_MM)
+    return _levels(canvas_grid(np.abs(soft_mm), facts, MAP_SIDE) / FULL_DEPTH_MM)
 
 
 def _levels(share: Float32) -> UInt8:
     return np.asarray(np.clip(np.round(share * 255), 0, 255), np.uint8)
 
 
-def _to_map(picture: Float32, facts: CanvasFacts) -> Float32:
-    """A film's own grid to the map's, area means."""
-    box, step = facts.letterbox, MAP_SIDE / CANVAS_SIDE
+def canvas_grid(picture: Float32, facts: CanvasFacts, side: int) -> Float32:
+    """Bring something on a film's own grid to (side, side) cells over the whole canvas, area means."""
+    box, step = facts.letterbox, side / CANVAS_SIDE
     scale = box.scale * step
     soft = cv2.GaussianBlur(picture, (0, 0), 0.5 / scale)
     forward: Any = np.array(
@@ -86,5 +86,5 @@ def _to_map(picture: Float32, facts: CanvasFacts) -> Float32:
             [0, scale, step * (box.top + 0.5 * box.scale) - 0.5],
         ]
     )
-    moved = cv2.warpAffine(soft, forward, (MAP_SIDE, MAP_SIDE), flags=cv2.INTER_LINEAR)
+    moved = cv2.warpAffine(soft, forward, (side, side), flags=cv2.INTER_LINEAR)
     return np.asarray(moved, np.float32)

@@ -9,7 +9,7 @@ classification still fails, the segmentation is tried alone; else the bundle get
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from engines.quantised_graph import num_quantised_convolutions
 from engines.quantize import Arrays, quantize, sensitivities, with_float_layers
 from screener.errors import ConfigError
 from training.crops import canvases, read_cohort
+from training.figures import probabilities_of
 from training.packing import Graphs, judge
 
 _ROUNDS = 4
@@ -192,8 +193,7 @@ def check(
 
 def _decided(films: pl.DataFrame, calibration: Calibration) -> tuple[npt.NDArray[Any], ...]:
     """Stage (N,), findings at one half (N, 2) and findings at their thresholds (N, 2)."""
-    logits = films.select("logit_pneumoconiosis", "logit_tb").to_numpy()
-    found = calibration.apply(logits, films.select([f"logit_stage{k}" for k in range(4)]).to_numpy())
+    found = probabilities_of(films, calibration)
     both = np.stack([found.pneumoconiosis, found.tb], axis=1)
     cuts = np.array([calibration.thresholds.pneumoconiosis, calibration.thresholds.tb])
     return found.stage.argmax(axis=1), both >= 0.5, both >= cuts
@@ -249,12 +249,7 @@ def _rewrite(bundle: Bundle, out: Path, int8: dict[str, bytes], section: str) ->
         model_card=card + section,
         licences=manifest.licences,
         intended_use=manifest.intended_use,
+        segmentation_int8=int8.get("segmentation"),
+        classification_int8=int8.get("classification"),
     )
-    write_bundle(
-        out,
-        replace(
-            contents,
-            segmentation_int8=int8.get("segmentation"),
-            classification_int8=int8.get("classification"),
-        ),
-    )
+    write_bundle(out, contents)

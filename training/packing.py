@@ -32,11 +32,13 @@ from training.crops import canvases, read_cohort
 from training.export import (
     CLASSIFICATION_OUTPUTS,
     SEGMENTATION_OUTPUTS,
+    example_feeds,
     export_classification,
     export_segmentation,
     largest_difference,
     round_weights,
 )
+from training.metrics import dice
 from training.model_card import model_card
 from training.recipe import load_recipe
 from training.runs import load_classification, load_segmentation
@@ -97,16 +99,14 @@ def export_graphs(segmentation_run: Path, classification_run: Path) -> Graphs:
     round_weights(segmentation)
     round_weights(classification)
     graphs = Graphs(export_segmentation(segmentation), export_classification(classification))
-    canvas = np.random.default_rng(0).random((2, 1, CANVAS_SIDE, CANVAS_SIDE), dtype=np.float32)
-    lungs = np.zeros((2, 2, 256, 256), np.float32)
-    lungs[:, 0, 60:200, 40:110] = lungs[:, 1, 60:200, 140:210] = 1
-    box = np.array([[180, 120, 600, 630], [150, 100, 640, 660]], np.float32)
+    feeds = example_feeds(2)
+    canvas = {"canvas": feeds["canvas"]}
     differences = {
-        **largest_difference(graphs.segmentation, segmentation, {"canvas": canvas}, SEGMENTATION_OUTPUTS),
+        **largest_difference(graphs.segmentation, segmentation, canvas, SEGMENTATION_OUTPUTS),
         **largest_difference(
             graphs.classification,
             classification,
-            {"canvas": canvas, "lungs": lungs, "box": box},
+            feeds,
             CLASSIFICATION_OUTPUTS,
         ),
     }
@@ -143,14 +143,14 @@ def judge(
     segmentation = _opened(graphs.segmentation)
     classification = _opened(graphs.classification)
     found: list[dict[str, npt.NDArray[np.float32]]] = []
-    dice: list[float | None] = []
+    overlaps: list[float | None] = []
     paths = films["canvas"].to_list()
     masks = films["lungs"].to_list() if "lungs" in films.columns else [None] * films.height
     for start in range(0, len(paths), batch_size):
         canvas = canvases(cohort, paths[start : start + batch_size], start).numpy()
         lungs = segmentation.run({"canvas": canvas})
-        dice += [
-            _dice(mask, cohort / path) if path else None
+        overlaps += [
+            dice(mask.max(axis=0) >= 0.5, read_grey(cohort / path, path) > 0) if path else None
             for mask, path in zip(lungs["lungs"], masks[start : start + batch_size], strict=True)
         ]
         found.append(
@@ -164,7 +164,7 @@ def judge(
     stacked = {name: np.concatenate([batch[name] for batch in found]) for name in found[0]}
     return films.with_columns(
         **logit_columns(stacked),
-        lung_dice=pl.Series(dice, dtype=pl.Float64),
+        lung_dice=pl.Series(overlaps, dtype=pl.Float64),
         precision=pl.lit(classification.precision),
     )
 
@@ -172,13 +172,6 @@ def judge(
 def _opened(graph: bytes) -> OpenVinoEngine:
     """A quantised graph in int8, any other in the fastest arithmetic that this machine has."""
     return OpenVinoEngine(graph, precision="int8" if num_quantised_convolutions(graph)[0] else "auto")
-
-
-def _dice(probability: npt.NDArray[np.float32], mask: Path) -> float:
-    """Overlap of the union of both lungs (2, M, M) with a label map of the same side."""
-    found = probability.max(axis=0) >= 0.5
-    truth = read_grey(mask, mask.name) > 0
-    return float(2 * (found & truth).sum() / max(int(found.sum()) + int(truth.sum()), 1))
 
 
 def logit_columns(found: dict[str, npt.NDArray[np.float32]]) -> dict[str, pl.Series]:

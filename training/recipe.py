@@ -52,8 +52,8 @@ class FitRecipe:
     compile: bool = False
     """Compile the network: minutes at the start, then up to half the time per step."""
     freeze_statistics: bool = False
-    """Normalise by fixed statistics: the starting run's, measured again on this run's pictures first. A third
-    faster on two cores (compiled), and independent of the batch."""
+    """Normalise by fixed statistics: the starting run's, measured again on this run's pictures first.
+    Faster on a CPU, above all compiled, and independent of the batch."""
     evaluate_every: int = 1
     """Epochs between evaluations on the validation part; the last epoch is always evaluated."""
 
