@@ -1,4 +1,4 @@
-"""DICOM files → processor milliseconds of each decoding step, by decode route.
+"""DICOM files → processor milliseconds of each decoding step, by decode route, and of pydicom's header.
 
     python -m bench.decode_steps FOLDER [REPEATS]
 
@@ -19,16 +19,20 @@ from typing import TypeVar
 
 import cv2
 import numpy as np
+import pydicom
 
 from screener.canvas import CANVAS_SIDE, decode_for_canvas, display_transform, draw_canvas
 from screener.eligibility import check_eligible
 from screener.errors import DecodeError
 from screener.frame import read_frame
 from screener.header import read_header
+from screener.quiet import quiet_pydicom
 from screener.records import Float32
 from screener.settings import RunSettings
 
 STEPS = ("header", "read_hash", "decode", "canvas")
+PYDICOM = "pydicom"
+"""pydicom's own reading of the same header, to compare ours with; no step of ours."""
 Result = TypeVar("Result")
 
 
@@ -60,6 +64,8 @@ def time_file(path: Path, out: Float32) -> tuple[str, dict[str, float]]:
     picture = watch.time("decode", lambda: decode_for_canvas(frame))
     transform = display_transform(parsed.dataset, instance)
     facts = watch.time("canvas", lambda: draw_canvas(picture, transform, frame.rows, frame.columns, out))
+    with quiet_pydicom():
+        watch.time(PYDICOM, lambda: pydicom.dcmread(path, force=True, stop_before_pixels=True))
     return facts.route, watch.times_ms
 
 
@@ -72,9 +78,11 @@ def time_folder(folder: Path, repeats: int) -> dict[str, dict[str, float]]:
             rounds = [time_file(path, out) for _ in range(repeats)]
         except DecodeError:
             continue
-        by_route[rounds[0][0]].append({step: min(times[step] for _, times in rounds) for step in STEPS})
+        by_route[rounds[0][0]].append(
+            {step: min(times[step] for _, times in rounds) for step in (*STEPS, PYDICOM)}
+        )
     return {
-        route: {step: median(film[step] for film in films) for step in STEPS}
+        route: {step: median(film[step] for film in films) for step in (*STEPS, PYDICOM)}
         for route, films in by_route.items()
     }
 
@@ -83,9 +91,12 @@ def main() -> None:
     """Print the table."""
     cv2.setNumThreads(1)
     repeats = int(sys.argv[2]) if len(sys.argv) > 2 else 5
-    sys.stdout.write(f"{'route':20}" + "".join(f"{step:>12}" for step in (*STEPS, "total")) + "  ms\n")
+    sys.stdout.write(
+        f"{'route':20}" + "".join(f"{step:>12}" for step in (*STEPS, "total", PYDICOM)) + "  ms\n"
+    )
     for route, times in time_folder(Path(sys.argv[1]), repeats).items():
-        columns = [*times.values(), sum(times.values())]
+        columns = [times[step] for step in STEPS]
+        columns += [sum(columns), times[PYDICOM]]
         sys.stdout.write(f"{route:20}" + "".join(f"{value:12.1f}" for value in columns) + "\n")
 
 
