@@ -10,7 +10,8 @@ Shape letters: N images, K channels, M side.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -42,6 +43,14 @@ class ToneRange:
     """Largest standard deviation of grain, of the grey range."""
     blur_share: float = 0.3
     """Share of pictures that are blurred or sharpened."""
+
+
+Ranges = TypeVar("Ranges", AffineRange, ToneRange)
+
+
+def scaled(ranges: Ranges, strength: float) -> Ranges:
+    """The same kinds of change, each `strength` (0 to 1) times as far."""
+    return replace(ranges, **{name: strength * far for name, far in asdict(ranges).items()})
 
 
 def uniform(generator: torch.Generator, shape: tuple[int, ...], low: float, high: float) -> Tensor:

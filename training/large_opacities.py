@@ -16,7 +16,7 @@ from training.opacities import Drawing, Field, Opacity, draw_strands, place, smo
 
 Float32 = npt.NDArray[np.float32]
 
-_COLLAGEN = 1.6
+_COLLAGEN = 2.0
 """Attenuation of a conglomerate over that of as much soft tissue: of the order of its nodules'."""
 
 

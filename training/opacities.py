@@ -38,7 +38,7 @@ _SIZE_MM = {
     "u": (3.8, 3.0, 10.0),
 }
 """Median, least and greatest diameter or width."""
-_SHEET = {"s": 5.5, "t": 3.6, "u": 2.0}
+_SHEET = {"s": 7.5, "t": 4.0, "u": 2.2}
 """Depth of a strand over its width: septa are sheets seen on edge."""
 _BODY = {"p": 7.5, "q": 3.2, "r": 1.9}
 """Attenuation of a nodule over that of as much soft tissue: collagen and some calcium. Set by eye so that

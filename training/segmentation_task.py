@@ -24,6 +24,7 @@ from training.augmentation import (
     opacify,
     random_affine,
     random_tone,
+    scaled,
     smooth_field,
     uniform,
     warp,
@@ -32,6 +33,8 @@ from training.fit import LossTerms
 from training.networks import SegmentationConfig, SegmentationNetwork
 from training.recipe import FitRecipe
 from training.segmentation_data import SegmentationFilms
+
+_MOVES = AffineRange(rotation_deg=9, log_scale=0.22, log_aspect=0.2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,8 @@ class SegmentationAugmentation:
     """A part of the chest only: no longer frontal."""
     synthetic: float = 0.05
     """Smooth random fields and bars: nothing in it."""
+    strength: float = 1.0
+    """Of moves and tone changes, as a share of their full ranges: a run's last phase ends on gentler ones."""
     frontal_weight: float = 0.3
     """Weight of the frontal loss beside the mask loss."""
 
@@ -145,16 +150,14 @@ class SegmentationTask:
     def _augmented(self, batch: _Batch, generator: torch.Generator) -> _Batch:
         shares = self.augmentation
         count = batch.picture.shape[0]
-        matrices = random_affine(
-            count, AffineRange(rotation_deg=9, log_scale=0.22, log_aspect=0.2), generator
-        )
+        matrices = random_affine(count, scaled(_MOVES, shares.strength), generator)
         draw = uniform(generator, (count,), 0, 1)
         close = draw < shares.close_up
         matrices[close] = _close_up(int(close.sum()), generator)
         both = warp(torch.cat((batch.picture, batch.lungs), dim=1), matrices)
         lungs = (both[:, 1:] >= 0.5).float()
         picture = opacify(both[:, :1], lungs, shares.opacified, generator)
-        picture = random_tone(picture, ToneRange(), generator)
+        picture = random_tone(picture, scaled(ToneRange(), shares.strength), generator)
         frontal = batch.frontal.clone()
         frontal[close.to(frontal.device)] = 0
         weight = batch.mask_weight.clone()

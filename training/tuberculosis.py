@@ -29,6 +29,9 @@ _CASEOUS = 1.5
 """Attenuation of caseous and fibrous tissue over that of as much soft tissue, set by eye."""
 _CALCIUM = 2.8
 """Attenuation of a calcified focus relative to soft tissue."""
+_MILIARY = 3.2
+"""Attenuation of a miliary nodule over that of as much soft tissue, before `_CASEOUS`: about half of what a
+silicotic nodule of that size has."""
 
 
 def _spot(
@@ -85,24 +88,24 @@ def _fibrosis(field: Field, spot: tuple[float, float], lung: int, rng: np.random
     shape = field.shape
     rows, columns = np.nonzero(field.lungs == lung)
     hilum = np.array([np.percentile(rows, 45), np.percentile(columns, 90 if lung == 1 else 10)])
-    count = int(rng.integers(14, 32))
+    count = int(rng.integers(24, 48))
     t = rng.random(count)[:, None]
     middle = (
         np.asarray(spot) * (1 - 0.7 * t) + hilum * 0.7 * t + rng.normal(0, 13 / field.pixel_mm, (count, 2))
     )
-    width = np.clip(rng.lognormal(np.log(1.5), 0.45, count), 0.8, 4).astype(np.float32)
+    width = np.clip(rng.lognormal(np.log(1.3), 0.40, count), 0.7, 2.8).astype(np.float32)
     length = rng.uniform(12, 42, count).astype(np.float32)
-    strands = draw_strands(shape, middle.astype(np.float32), width, length, 1.9, field.pixel_mm, rng)
+    strands = draw_strands(shape, middle.astype(np.float32), width, length, 3.2, field.pixel_mm, rng)
     haze = irregular_body(field, spot, 44, 30, float(rng.uniform(-40, 40)), rng)
-    return (strands + rng.uniform(2, 6) * cv2.GaussianBlur(haze, (0, 0), 5 / field.pixel_mm)).astype(
+    return (strands + rng.uniform(7, 15) * cv2.GaussianBlur(haze, (0, 0), 5 / field.pixel_mm)).astype(
         np.float32
     )
 
 
 def _calcification(field: Field, spot: tuple[float, float], rng: np.random.Generator) -> Float32:
-    count = int(rng.integers(2, 12))
+    count = int(rng.integers(5, 18))
     points = (np.asarray(spot) + rng.normal(0, 13 / field.pixel_mm, (count, 2))).astype(np.float32)
-    diameter = np.clip(rng.lognormal(np.log(2.6), 0.4, count), 1.2, 8).astype(np.float32)
+    diameter = np.clip(rng.lognormal(np.log(3.4), 0.4, count), 1.6, 9).astype(np.float32)
     return draw_rounded(
         field.shape,
         points,
@@ -132,7 +135,7 @@ def _effusion(field: Field, lung: int, rng: np.random.Generator) -> Float32:
 def _miliary(field: Field, rng: np.random.Generator) -> Float32:
     rows, columns = np.nonzero(field.lungs > 0)
     area_cm2 = rows.size * field.pixel_mm**2 / 100
-    count = min(int(rng.poisson(rng.uniform(4, 8) * area_cm2)), rows.size)
+    count = min(int(rng.poisson(rng.uniform(7, 12) * area_cm2)), rows.size)
     chosen = rng.choice(rows.size, count, replace=False)
     points = np.stack([rows[chosen], columns[chosen]], axis=1).astype(np.float32) + rng.random(
         (count, 2), dtype=np.float32
@@ -142,7 +145,7 @@ def _miliary(field: Field, rng: np.random.Generator) -> Float32:
         field.shape,
         points,
         diameter,
-        diameter * np.float32(1.1),
+        diameter * np.float32(_MILIARY),
         field.pixel_mm,
     )
 
@@ -165,7 +168,7 @@ def tuberculosis(plan: FindingPlan, field: Field, rng: np.random.Generator) -> D
         spot = _spot(field, zone, rng)
         if spot is None:
             continue
-        fade = 1.0 if order == 0 else rng.uniform(0.35, 0.8)
+        fade = 1.0 if order == 0 else rng.uniform(0.45, 0.9)
         for pattern in plan.tb:
             soft, size = _pattern(pattern, field, spot, lung, rng, first=order == 0)
             total += np.float32(fade) * soft
@@ -186,7 +189,7 @@ def _pattern(
     nothing = np.zeros(field.shape, np.float32)
     if pattern is TbPattern.INFILTRATE:
         size = float(rng.uniform(22, 60))
-        return _infiltrate(field, spot, size, float(rng.uniform(13, 34)), rng), size
+        return _infiltrate(field, spot, size, float(rng.uniform(17, 36)), rng), size
     if pattern is TbPattern.CAVITY:
         return _cavity(field, spot, rng)
     if pattern is TbPattern.FIBROSIS:
