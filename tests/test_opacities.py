@@ -54,6 +54,13 @@ def test_a_plan_reaches_its_stage_by_the_rule(seed: int, film_class: FilmClass) 
         assert plan.confounder is not Confounder.NONE
 
 
+@given(seed=st.integers(0, 10**6), film_class=st.sampled_from([FilmClass.STAGE_I, FilmClass.STAGE_III]))
+def test_a_large_opacity_stands_among_small_ones(seed: int, film_class: FilmClass) -> None:
+    plan = sample_plan(np.random.default_rng(seed), film_class)
+    assert not plan.large or sum(level > 0 for level in plan.levels) >= 2
+    assert TbPattern.MILIARY not in plan.tb, "nobody could tell it from the small opacities"
+
+
 def test_stage_patterns_vary() -> None:
     plans = [sample_plan(np.random.default_rng(seed), FilmClass.STAGE_II) for seed in range(60)]
     assert len({plan.levels for plan in plans}) > 20

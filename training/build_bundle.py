@@ -2,9 +2,9 @@
 
     python -m training.build_bundle --data DIR [--work runs/bundle] [--out engines/bundles/demo]
 
-Phantoms, segmentation in two stages, host films with masks, films with drawn findings, classification in two
-stages, then export, calibration and packing. The decision a reader would question: nothing here has settings
-of its own. Each step runs a shipped recipe, so that what built the bundle can be read in `training/recipes`.
+Phantoms, segmentation in three stages, host films with masks, films with drawn findings, classification in
+two stages, then export, calibration and packing. The decision a reader would question: nothing here has
+settings of its own. Each step runs a recipe, so that what built the bundle can be read in `training/recipes`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from screener.errors import ScreenerError
@@ -25,50 +25,73 @@ from training.recipe import load_recipe
 from training.runs import load_segmentation, train_classification, train_segmentation
 from training.segmentation_task import SegmentationRecipe
 
-RECIPES = Path(__file__).parent / "recipes"
-NUM_PHANTOMS, PHANTOM_SEED = 600, 11
-DRAWN = CohortSettings(5800, 41, real_share=0.83)
 DEFAULT_OUT = Path("engines/bundles/demo")
+_SEGMENTATION = (
+    ("segmentation", "segmentation-first"),
+    ("segmentation-refine", "segmentation-second"),
+    ("segmentation-settle", "segmentation"),
+)
+_CLASSIFICATION = (
+    ("classification", "classification-first"),
+    ("classification-refine", "classification"),
+)
+"""Recipe and run folder of each stage; a stage starts from the weights of the one before it."""
 
 
-def build_bundle(data: Path, work: Path, out: Path) -> None:
+@dataclass(frozen=True, slots=True)
+class BuildPlan:
+    """What is drawn, and the folder of recipes; the defaults are what ships."""
+
+    recipes: Path = Path(__file__).parent / "recipes"
+    phantoms: CohortSettings = field(default_factory=lambda: CohortSettings(600, 11))
+    """Pictures with exact lung masks for segmentation."""
+    drawn: CohortSettings = field(default_factory=lambda: CohortSettings(7500, 41, real_share=0.83))
+    """Films with findings for classification; its list of host films is made on the way."""
+
+
+def build_bundle(data: Path, work: Path, out: Path, plan: BuildPlan | None = None) -> None:
     """Build everything from a data folder.
 
     Args:
         data: holds `lungmasks/pairs.csv` and `cxr/labels.csv` with their pictures.
         work: cohorts and runs; a build that was interrupted goes on from there.
         out: bundle folder to write.
+        plan: what to draw and train; None builds what ships.
 
     Raises:
         ScreenerError: data that cannot be used; names file and row.
     """
-    data, work = data.resolve(), work.resolve()
+    data, work, plan = data.resolve(), work.resolve(), plan or BuildPlan()
     phantoms, drawn, hosts = work / "phantoms", work / "drawn", work / "hosts"
     _say("phantoms")
-    build(phantoms, CohortSettings(NUM_PHANTOMS, PHANTOM_SEED))
-    _say("segmentation, first stage")
-    first = load_recipe(RECIPES / "segmentation.toml", SegmentationRecipe)
-    train_segmentation(first, data, work / "segmentation-first", on_epoch=_report)
-    _say("segmentation, second stage")
-    second = load_recipe(RECIPES / "segmentation-refine.toml", SegmentationRecipe)
-    second = replace(second, cohorts=(str(phantoms),), initial_run=str(work / "segmentation-first"))
-    train_segmentation(second, data, work / "segmentation", on_epoch=_report)
+    build(phantoms, plan.phantoms)
+    _train_segmentation(plan.recipes, data, work, phantoms)
     if not (hosts / "films.csv").exists():
         _say("host films")
         list_hosts(data / "cxr/labels.csv", load_segmentation(work / "segmentation"), hosts, HostSelection())
     _say("films with drawn findings")
-    build(drawn, replace(DRAWN, films=hosts / "films.csv"))
-    cohorts = (str(drawn),)
-    for stage, name in (
-        ("classification", "classification-first"),
-        ("classification-refine", "classification"),
-    ):
+    build(drawn, replace(plan.drawn, films=hosts / "films.csv"))
+    for stage, name in _CLASSIFICATION:
         _say(name)
-        recipe = replace(load_recipe(RECIPES / f"{stage}.toml", ClassificationRecipe), cohorts=cohorts)
-        train_classification(recipe, data, work, work / name, on_epoch=_report)
+        recipe = load_recipe(plan.recipes / f"{stage}.toml", ClassificationRecipe)
+        train_classification(
+            replace(recipe, cohorts=(str(drawn),)), data, work, work / name, on_epoch=_report
+        )
     _say("bundle")
-    packed = pack(replace(load_recipe(RECIPES / "bundle.toml", PackRecipe), cohorts=cohorts), data, work, out)
-    _say(f"{out}: model {packed.model_sha256[:12]}")
+    packing = replace(load_recipe(plan.recipes / "bundle.toml", PackRecipe), cohorts=(str(drawn),))
+    _say(f"{out}: model {pack(packing, data, work, out).model_sha256[:12]}")
+
+
+def _train_segmentation(recipes: Path, data: Path, work: Path, phantoms: Path) -> None:
+    """Every stage; phantoms join and weights are handed on from the second stage on."""
+    before: Path | None = None
+    for stage, name in _SEGMENTATION:
+        _say(name)
+        recipe = load_recipe(recipes / f"{stage}.toml", SegmentationRecipe)
+        if before is not None:
+            recipe = replace(recipe, cohorts=(str(phantoms),), initial_run=str(before))
+        train_segmentation(recipe, data, work / name, on_epoch=_report)
+        before = work / name
 
 
 def _say(text: str) -> None:

@@ -20,6 +20,8 @@ OPACITY_TYPES = ("p", "q", "r", "s", "t", "u")
 _BORDERLINE_SHARE = 0.15
 """Share of plans that may be staged differently by the two readings of the rule; the rest are not."""
 
+_LEAST_ZONES_BESIDE_LARGE = 2
+"""Zones with small opacities that a large one needs: it grows out of them, and alone it would be a mass."""
 _SHARE_OF_BOTH = 0.25
 """Share of pneumoconiosis films with tuberculosis: more than among miners (about 10 %), because a network
 learns each of the four diagnoses from the films that show it; calibration takes the prevalence back."""
@@ -166,6 +168,8 @@ def _pneumoconiosis(rng: np.random.Generator, stage: int) -> FindingPlan:
             eggshell=bool(rng.random() < 0.05),
             stray_share=float(rng.random()),
         )
+        if large and sum(level > 0 for level in levels) < _LEAST_ZONES_BESIDE_LARGE:
+            continue
         if stage_of(plan) == stage and (borderline or not reading_matters(plan)):
             return plan
 
