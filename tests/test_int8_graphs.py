@@ -32,7 +32,7 @@ NONE = Int8Limits(dice_drop=-1.0)
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data")
-    build(root / "films", CohortSettings(30, seed=2, other_share=0.0))
+    build(root / "films", CohortSettings(40, seed=2, other_share=0.0))
     films = pl.read_parquet(root / "films" / "cohort.parquet")
     (root / "small").mkdir()
     for path in films["canvas"]:
