@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import cv2
 import numpy as np
 import polars as pl
 import pytest
@@ -22,7 +23,7 @@ from training.classification_task import (
     LossRecipe,
     WeightedClassifier,
 )
-from training.crops import CropFilms, make_crops
+from training.crops import CropFilms, crop_cohort, make_crops
 from training.fit import Trainer, describe_run, normalisations, seeded, settle_statistics
 from training.networks import (
     ClassificationConfig,
@@ -263,6 +264,66 @@ def test_crops_are_made_once(tmp_path: Path) -> None:
     assert first.crops.shape == (3, 64, 64)
     assert np.array_equal(first.crops, second.crops)
     assert second.part("test").tolist() == [2]
+
+
+@pytest.fixture
+def cohort(tmp_path: Path) -> Path:
+    """A cohort folder of three noise canvases."""
+    generator = np.random.default_rng(0)
+    (tmp_path / "canvas").mkdir()
+    for name in "abc":
+        picture = generator.integers(0, 255, (768, 768), dtype=np.uint8)
+        cv2.imwrite(str(tmp_path / f"canvas/{name}.png"), picture)
+    columns = {
+        "film_id": list("abc"),
+        "subject_id": list("xyz"),
+        "source": ["own"] * 3,
+        "split": ["train", "train", "test"],
+        "canvas": [f"canvas/{name}.png" for name in "abc"],
+        "view": ["frontal"] * 3,
+        "pneumoconiosis": [0, 1, 1],
+        "tb": [0, 0, 1],
+        "stage": [0, 1, 2],
+    }
+    pl.DataFrame(columns).write_parquet(tmp_path / "cohort.parquet")
+    return tmp_path
+
+
+def cropped(cohort: Path) -> tuple[CropFilms, int]:
+    """Crops of a cohort, and how often the segmentation network was run for them."""
+    torch.manual_seed(0)
+    network = SegmentationNetwork(SegmentationConfig(base=4, depth=1)).eval()
+    calls: list[int] = []
+    films = crop_cohort(
+        cohort, network, LungCrop(TINY), cohort / "crops", on_progress=lambda done, _: calls.append(done)
+    )
+    return films, len(calls)
+
+
+def test_a_corrected_label_is_taken_without_cropping_again(cohort: Path) -> None:
+    cropped(cohort)
+    table = pl.read_parquet(cohort / "cohort.parquet")
+    table.with_columns(stage=pl.Series([3, 1, 2])).write_parquet(cohort / "cohort.parquet")
+    films, calls = cropped(cohort)
+    assert calls == 0
+    assert films.labels("stage").tolist() == [3, 1, 2]
+
+
+def test_a_swapped_picture_is_cropped_again(cohort: Path) -> None:
+    before = np.array(cropped(cohort)[0].crops)
+    cv2.imwrite(str(cohort / "canvas/b.png"), np.full((768, 768), 90, np.uint8))
+    films, calls = cropped(cohort)
+    assert calls > 0
+    assert np.array_equal(films.crops[0], before[0])
+    assert not np.array_equal(films.crops[1], before[1])
+
+
+def test_films_in_another_order_are_cropped_again(cohort: Path) -> None:
+    before = np.array(cropped(cohort)[0].crops)
+    pl.read_parquet(cohort / "cohort.parquet").reverse().write_parquet(cohort / "cohort.parquet")
+    films, calls = cropped(cohort)
+    assert calls > 0
+    assert np.array_equal(films.crops[::-1], before)
 
 
 def test_folds_keep_patients_together_and_cover_every_film() -> None:

@@ -116,9 +116,10 @@ def make_crops(
     Raises:
         ConfigError: a picture that cannot be read; names the row.
     """
-    fingerprint = _fingerprint(films, segmentation, crop)
+    fingerprint = _fingerprint(films, folder, segmentation, crop)
     stamp = out / "crops.json"
     if stamp.exists() and json.loads(stamp.read_text())["fingerprint"] == fingerprint:
+        films.write_parquet(out / "films.parquet")  # labels and splits may have been corrected since
         return open_crops(out)
     out.mkdir(parents=True, exist_ok=True)
     stamp.unlink(missing_ok=True)
@@ -230,10 +231,22 @@ def canvases(folder: Path, paths: list[str], first: int) -> torch.Tensor:
     return torch.from_numpy(canvas)
 
 
-def _fingerprint(films: pl.DataFrame, segmentation: SegmentationNetwork, crop: LungCrop) -> str:
+def _pictures(films: pl.DataFrame) -> list[str]:
+    """Paths of the canvases and of the maps of drawn findings that a cohort's table names."""
+    columns = [name for name in ("canvas", "findings") if name in films.columns]
+    return [path for name in columns for path in films[name].drop_nulls()]
+
+
+def _fingerprint(
+    films: pl.DataFrame, folder: Path | None, segmentation: SegmentationNetwork, crop: LungCrop
+) -> str:
+    """What decides the crops: the films in their order, their pictures as files, and the networks."""
     # Of the network to be trained only this changes a crop; width, heads and the like share the crops.
     digest = hashlib.sha256(json.dumps({"crop_side": crop.config.crop_side, "maps": MAP_CROP_SIDE}).encode())
-    digest.update(json.dumps(sorted(films["film_id"].to_list())).encode())
+    digest.update(json.dumps(films["film_id"].to_list()).encode())
+    for path in [] if folder is None else [folder / name for name in _pictures(films)]:
+        picture = path.stat()
+        digest.update(f"{picture.st_size} {picture.st_mtime_ns};".encode())
     for tensor in segmentation.state_dict().values():
         digest.update(tensor.numpy().tobytes())
     return digest.hexdigest()
