@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from screener.errors import ConfigError
 from screener.records import ZONES
 from screener.staging import LARGE_OPACITY_MM, LargeOpacity, stage_from_zones
-from training.cohort import build
+from training.cohort import _to_canvas, build
 from training.cohort_commands import app
 from training.cohort_deal import CohortSettings, deal
 from training.contact_sheet import contact_sheet
@@ -153,6 +153,15 @@ def test_a_broken_list_of_films_names_the_row(tmp_path: Path) -> None:
         read_films(path)
 
 
+def test_a_mask_that_does_not_tell_the_lungs_apart_is_refused(tmp_path: Path) -> None:
+    for host in read_films(host_list(tmp_path)):
+        mask = cv2.imread(str(host.mask), cv2.IMREAD_GRAYSCALE)
+        assert mask is not None
+        cv2.imwrite(str(host.mask), np.where(mask > 0, 255, 0).astype(np.uint8))
+    with pytest.raises(ConfigError, match=r"levels \[0, 255\]; expected 0 outside, 1 the patient's right"):
+        build(tmp_path / "cohort", CohortSettings(4, films=tmp_path / "films.csv", real_share=1.0), workers=1)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_anatomy_contrast_predicts_the_picture_slope(seed: int) -> None:
     """The ruler of real films, checked where the truth is known: grey added by nodules of known thickness."""
@@ -209,6 +218,20 @@ def test_nuisances_do_not_depend_on_the_class() -> None:
         np.array(nuisances, np.float64), labels, [str(slot.index) for slot in slots]
     )
     assert low < 0.5 < high
+
+
+def test_monochrome1_is_the_same_film_the_other_way_round(table: pl.DataFrame) -> None:
+    assert set(table["monochrome1"].to_list()) == {False, True}
+    nuisance = replace(sample_nuisance(np.random.default_rng(4)), num_devices=0)
+    film = phantom_film(
+        FindingPlan((2, 2, 2, 2, 2, 2), "q", "q"),
+        nuisance,
+        *(np.random.default_rng([4, n]) for n in range(3)),
+    )
+    plain, lungs, _ = _to_canvas(film, monochrome1=False)
+    inverted, same_lungs, _ = _to_canvas(film, monochrome1=True)
+    assert np.abs(plain.astype(int) - inverted).max() <= 1
+    assert np.array_equal(lungs, same_lungs)
 
 
 def test_probes_need_enough_films(cohort: Path) -> None:

@@ -20,7 +20,9 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from screener.canvas import CANVAS_SIDE, canvas_from_grey
+from screener.canvas import CANVAS_SIDE, draw_canvas
+from screener.codecs import Picture
+from screener.display import DisplayTransform
 from screener.errors import ConfigError
 from screener.records import CanvasFacts
 from screener.settings import available_cores
@@ -36,7 +38,7 @@ from training.phantom_film import Film, other_film, phantom_film, zones_of
 UInt8 = npt.NDArray[np.uint8]
 
 FORMAT = "screener-cohort"
-GENERATOR_VERSION = 3
+GENERATOR_VERSION = 4
 """Rises whenever the same seed gives other films."""
 MASK_SIDE = 256
 _PART_FILMS = 40
@@ -60,10 +62,11 @@ def _draw(slot: Slot, seed: int) -> tuple[Film, FindingPlan, Nuisance]:
     return phantom_film(plan, nuisance, anatomy_rng, findings_rng, film_rng), plan, nuisance
 
 
-def _to_canvas(film: Film) -> tuple[UInt8, UInt8 | None, CanvasFacts]:
+def _to_canvas(film: Film, *, monochrome1: bool) -> tuple[UInt8, UInt8 | None, CanvasFacts]:
     """The picture's canvas, its lung labels on the mask grid, and where it lies."""
     canvas = np.empty((CANVAS_SIDE, CANVAS_SIDE), np.float32)
-    facts = canvas_from_grey(film.grey, canvas)
+    stored = Picture(255 - film.grey if monochrome1 else film.grey, reduction=1, route="drawn")
+    facts = draw_canvas(stored, DisplayTransform(inverted=monochrome1), *film.grey.shape, canvas)
     levels = np.round(canvas * 255).astype(np.uint8)
     if film.lungs is None:
         return levels, None, facts
@@ -76,7 +79,7 @@ def _to_canvas(film: Film) -> tuple[UInt8, UInt8 | None, CanvasFacts]:
 def _make(slot: Slot, seed: int, out: Path) -> tuple[CohortFilm, tuple[Opacity, ...], CanvasFacts]:
     """Draw one film and write its pictures."""
     film, plan, nuisance = _draw(slot, seed)
-    levels, labels, facts = _to_canvas(film)
+    levels, labels, facts = _to_canvas(film, monochrome1=nuisance.monochrome1)
     row = film_row(slot, film, plan, nuisance, facts, seed)
     cv2.imwrite(str(out / row.canvas), levels, [cv2.IMWRITE_PNG_COMPRESSION, 3])
     if labels is not None:

@@ -63,6 +63,7 @@ class CohortFilm:
     unsharp: float
     num_devices: int
     num_markers: int
+    monochrome1: bool
     seed: int
     licence: str
     host_findings: str
@@ -118,6 +119,7 @@ def film_row(
         unsharp=nuisance.unsharp,
         num_devices=nuisance.num_devices,
         num_markers=nuisance.num_markers,
+        monochrome1=nuisance.monochrome1,
         seed=seed,
         licence=slot.host.licence if slot.host else "generated",
         host_findings=slot.host.findings if slot.host else "",

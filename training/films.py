@@ -99,6 +99,12 @@ def _read_pair(host: RealFilm) -> tuple[UInt8, UInt8]:
     mask = cv2.imread(str(host.mask), cv2.IMREAD_GRAYSCALE)
     if image is None or mask is None or image.shape != mask.shape:
         raise ConfigError(f"film {host.key}: picture or mask unreadable, or their sizes differ")
+    levels = np.flatnonzero(np.bincount(mask.ravel())).tolist()
+    if levels != [0, 1, 2]:
+        raise ConfigError(
+            f"film {host.key}: mask has levels {levels[:6]}; "
+            "expected 0 outside, 1 the patient's right lung, 2 the left"
+        )
     scale = CANVAS_SIDE / max(image.shape)
     size = (round(image.shape[1] * scale), round(image.shape[0] * scale))
     image = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)

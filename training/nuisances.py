@@ -27,6 +27,7 @@ NUISANCE_FIELDS = (
     "unsharp",
     "num_devices",
     "num_markers",
+    "monochrome1",
 )
 """Columns of the cohort that a nuisance-only classifier may see."""
 
@@ -49,6 +50,8 @@ class Nuisance:
     steepness: float
     num_devices: int
     num_markers: int
+    monochrome1: bool
+    """Stored the other way round, with the header saying so."""
 
     @property
     def processing(self) -> Exposure:
@@ -77,6 +80,7 @@ def sample_nuisance(rng: np.random.Generator) -> Nuisance:
         steepness=float(rng.uniform(0.75, 1.35)),
         num_devices=int(rng.choice([0, 1, 2, 3], p=[0.80, 0.12, 0.05, 0.03])),
         num_markers=int(rng.choice([0, 1, 2], p=[0.35, 0.5, 0.15])),
+        monochrome1=bool(rng.random() < 0.1),
     )
 
 

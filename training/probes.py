@@ -128,7 +128,11 @@ def _outside_lungs(cohort: Path, film: dict[str, str]) -> Float64:
 
 def _features(cohort: Path, films: pl.DataFrame, probe: str) -> Float64:
     if probe == "nuisance":
-        return films.select(NUISANCE_FIELDS).to_numpy().astype(np.float64)
+        return (
+            films.select(name for name in NUISANCE_FIELDS if name in films.columns)
+            .to_numpy()
+            .astype(np.float64)
+        )
     return np.stack([_outside_lungs(cohort, film) for film in films.iter_rows(named=True)])
 
 
