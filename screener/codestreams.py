@@ -9,6 +9,7 @@ and every viewer shows them.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -78,8 +79,13 @@ def read_codestream(payload: Buffer) -> Codestream:
     raise CorruptPixelData(f"no JPEG or JPEG 2000 codestream: starts with {start[:4].hex()}")
 
 
-def _read_jpeg(payload: Buffer) -> Codestream:
-    """JPEG (T.81 B) and JPEG-LS (T.87 C): segments up to the start of frame, then the end marker."""
+def jpeg_segments(payload: Buffer) -> Iterator[tuple[int, int]]:
+    """Marker and first content byte of each segment after the start of image (T.81 B.1.1.4).
+
+    Raises:
+        CorruptPixelData: there is no marker where one must be.
+        struct.error: the codestream ends; what is wanted was not among its segments.
+    """
     position = 2
     while True:
         fill, marker = struct.unpack_from(">BB", payload, position)
@@ -89,10 +95,14 @@ def _read_jpeg(payload: Buffer) -> Codestream:
             position += 1
             continue
         (length,) = struct.unpack_from(">H", payload, position + 2)
-        if marker in _START_OF_FRAME:
-            break
+        yield marker, position + 4
         position += 2 + length
-    precision, rows, columns, components = struct.unpack_from(">BHHB", payload, position + 4)
+
+
+def _read_jpeg(payload: Buffer) -> Codestream:
+    """JPEG (T.81 B) and JPEG-LS (T.87 C): segments up to the start of frame, then the end marker."""
+    marker, position = next(each for each in jpeg_segments(payload) if each[0] in _START_OF_FRAME)
+    precision, rows, columns, components = struct.unpack_from(">BHHB", payload, position)
     # After the start of frame only: a thumbnail in an application segment has an end of its own.
     if b"\xff\xd9" not in bytes(payload[max(position, len(payload) - _TRAILER_BYTES) :]):
         raise _truncated("JPEG end of image is missing")

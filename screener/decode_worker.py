@@ -12,6 +12,7 @@ import resource
 import signal
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -30,6 +31,8 @@ from screener.worker_pool import HeaderRead, Task
 
 HEADER_READ_BYTES = 65536
 """The small first read; nearly every radiograph's header fits, so a rejected file costs one read."""
+FILM_READ_BYTES = 64 << 20
+"""Of a file that is, or may be, a film, at most this much is asked for before it is read."""
 ADDRESS_SPACE_BYTES = 6 << 30
 """Backstop: a codec that asks for more gets MemoryError, and the file a typed reason."""
 
@@ -130,6 +133,7 @@ def _read(file: BinaryIO, entry: ArchiveEntry, settings: RunSettings, progress: 
     progress.identity, progress.instance = parsed.identity, parsed.instance
     instance = progress.instance = check_eligible(parsed, settings)
     progress.step = "pixels"
+    _will_need(file.fileno(), FILM_READ_BYTES)
     progress.on_header(HeaderRead(parsed.identity, instance))
     frame = read_frame(file, parsed, settings)
     now = os.fstat(file.fileno())
@@ -152,16 +156,24 @@ def decode_files(pipe: Connection, settings: WorkerSettings) -> None:
 
 
 def answer_tasks(pipe: Connection, root: str, answer: Callable[[Task, Path], object]) -> None:
-    """Say that this process is ready, then answer tasks in the order they come until the pipe closes."""
+    """Say that this process is ready, then answer tasks in the order they come until the pipe closes.
+
+    Queued files are read ahead: whole after a film, their headers alone after a file that is none. Films and
+    the slices of a CT lie in folders of their own, and a series must not be read for its headers' sake.
+    """
     pipe.send(None)
     queued: deque[Task] = deque()
+    read_ahead_bytes = HEADER_READ_BYTES
     while True:
         try:
             while not queued or pipe.poll():
                 queued.append(pipe.recv())
-                _read_ahead(Path(root, queued[-1].entry.relative_path))
+                _read_ahead(Path(root, queued[-1].entry.relative_path), read_ahead_bytes)
             task = queued.popleft()
-            pipe.send(answer(task, Path(root, task.entry.relative_path)))
+            outcome = answer(task, Path(root, task.entry.relative_path))
+            is_film = not (isinstance(outcome, Rejection) and outcome.step == "header")
+            read_ahead_bytes = FILM_READ_BYTES if is_film else HEADER_READ_BYTES
+            pipe.send(outcome)
         except (EOFError, BrokenPipeError, ConnectionResetError):
             return
 
@@ -185,13 +197,18 @@ def quieten() -> None:
     os.close(silent)
 
 
-def _read_ahead(path: Path) -> None:
-    """Ask the kernel to have the file's pages ready when its turn comes."""
+def _read_ahead(path: Path, num_bytes: int) -> None:
+    """Ask the kernel to have the start of a file ready when its turn comes."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
         return  # the real open will report it
     try:
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
+        _will_need(descriptor, num_bytes)
     finally:
         os.close(descriptor)
+
+
+def _will_need(descriptor: int, num_bytes: int) -> None:
+    with suppress(OSError):  # pipes and some network file systems take no advice
+        os.posix_fadvise(descriptor, 0, num_bytes, os.POSIX_FADV_WILLNEED)

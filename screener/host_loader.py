@@ -165,6 +165,14 @@ class HostLoader:
         self._pool.close()
         self._frames.close()
 
+    def wait_ready(self) -> None:
+        """Return once every decoder process has started; before `batches`, by whoever times what follows.
+
+        Raises:
+            ScreenerError: decoder processes cannot be started.
+        """
+        self._pool.wait_ready()
+
     def batches(
         self, entries: Iterable[ArchiveEntry], on_reject: Callable[[Rejection], None]
     ) -> Iterator[Batch]:
@@ -199,6 +207,8 @@ class HostLoader:
     def _dispatch(self, entries: Iterator[ArchiveEntry]) -> None:
         is_more = True
         while is_more or self._pool.num_waiting:
+            if self._leaving.is_set():
+                return
             self._released.clear()
             while is_more and not self._is_stopping and self._pool.num_free:
                 slot = self._take()

@@ -15,12 +15,13 @@ from enum import StrEnum
 
 from screener.canvas import CANVAS_SIDE
 from screener.codecs import COVER_SHARE, MOST_HALVINGS
-from screener.codestreams import Buffer, Codestream, Coding, read_codestream
+from screener.codestreams import Buffer, Codestream, Coding, jpeg_segments, read_codestream
 from screener.display import DisplayTransform
-from screener.errors import DecodeError
+from screener.errors import CorruptPixelData, DecodeError
 from screener.frame import EncodedFrame
 from screener.transfer_syntax import CODESTREAMS
 
+_START_OF_SCAN = 0xDA
 DEVICE_BYTES_PER_PIXEL = 12
 """Decoded words, DALI's copy of them, the crop, a padded copy for the sample and float32 quarters."""
 
@@ -126,20 +127,10 @@ def stream_kind(stream: Codestream) -> StreamKind | None:
 
 def predictor(payload: Buffer) -> int | None:
     """Predictor of a lossless JPEG's first scan (T.81 H.1.2.1), or None if its header is malformed."""
-    position = 2
     try:
-        while True:
-            fill, marker = struct.unpack_from(">BB", payload, position)
-            if fill != 0xFF:
-                return None
-            if marker == 0xFF:
-                position += 1
-                continue
-            (length,) = struct.unpack_from(">H", payload, position + 2)
-            if marker == 0xDA:
-                return int(payload[position + 5 + 2 * payload[position + 4]])
-            position += 2 + length
-    except (struct.error, IndexError):
+        scan = next(start for marker, start in jpeg_segments(payload) if marker == _START_OF_SCAN)
+        return int(payload[scan + 1 + 2 * payload[scan]])
+    except (CorruptPixelData, struct.error, IndexError):
         return None
 
 

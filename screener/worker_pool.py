@@ -108,6 +108,15 @@ class DecoderPool:
         theirs.close()
         return _Worker(process, ours, in_hand_since=time.monotonic())
 
+    def wait_ready(self) -> None:
+        """Return once every process has started; to be called before the first task is submitted.
+
+        Raises:
+            ScreenerError: decoder processes cannot be started.
+        """
+        while not all(worker.is_ready for worker in self._workers):
+            self.collect(START_TIMEOUT_S)
+
     @property
     def num_free(self) -> int:
         """Tasks that can be submitted now without waiting."""

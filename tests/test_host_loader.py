@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import os
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -153,6 +156,43 @@ def test_frames_never_hand_out_a_slot_twice(endings: list[str], batch_size: int)
         assert (frame is not None) == (len(in_frame) == batch_size)
     assert len(out) == len(set(out))
     frames.close()
+
+
+def test_leaving_early_does_not_wait_for_what_is_being_decoded(archive: Path, tmp_path: Path) -> None:
+    place = tmp_path / "archive"
+    shutil.copytree(archive, place)
+    (place / "0000" / "IM000003").rename(place / "0000" / "hang")
+    run = RunSettings(batch_size=1, workers=2, timeout_s=60.0)
+    with HostLoader(place, run, threading.Event(), worker_mains.decode_or_misbehave) as loader:
+        next(loader.batches(walk(place), on_reject=lambda _: None))
+        began = time.monotonic()
+    assert time.monotonic() - began < 10
+
+
+def resident_share(path: Path) -> float:
+    """Share of a file's pages that lie in the page cache (mincore)."""
+    mincore = ctypes.CDLL(None, use_errno=True).mincore
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) as mapped:
+        first = ctypes.c_char.from_buffer(mapped)
+        pages = (ctypes.c_ubyte * -(-len(mapped) // mmap.PAGESIZE))()
+        address = ctypes.c_void_p(ctypes.addressof(first))
+        assert mincore(address, ctypes.c_size_t(len(mapped)), pages) == 0
+        del first
+    return sum(page & 1 for page in pages) / len(pages)
+
+
+def test_of_files_that_are_no_film_only_the_header_is_read(tmp_path: Path) -> None:
+    for number in range(8):
+        shutil.copy(real_file("codec/CT_small.dcm"), tmp_path / f"ct{number}")
+        os.truncate(tmp_path / f"ct{number}", 2**24)
+        with (tmp_path / f"ct{number}").open("r+b") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    if max(map(resident_share, tmp_path.iterdir())) > 0.01:
+        pytest.skip("this file system keeps every file in memory")
+    _, rejections = load(tmp_path, RunSettings(workers=1))
+    assert {each.reason for each in rejections} == {Reason.NOT_A_RADIOGRAPH}
+    assert max(map(resident_share, tmp_path.iterdir())) < 0.2
 
 
 def test_a_huge_file_is_judged_by_its_header_first(tmp_path: Path) -> None:

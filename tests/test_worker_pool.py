@@ -74,6 +74,24 @@ def test_workers_that_cannot_start_stop_the_run() -> None:
     pool.close()
 
 
+def test_waiting_until_ready_ends_with_every_worker_ready_or_says_that_none_starts() -> None:
+    pool = DecoderPool(2, 1.0, worker_mains.misbehave, ())
+    try:
+        pool.wait_ready()
+        assert all(worker.is_ready for worker in pool._workers)
+        pool.submit(Task(ArchiveEntry("a", 1, 1), 0))
+        began = time.monotonic()
+        while pool.num_waiting:
+            assert len(pool.collect(5.0)) == 1
+        assert time.monotonic() - began < 1.0
+    finally:
+        pool.close()
+    pool = DecoderPool(1, 1.0, worker_mains.cannot_start, ())
+    with pytest.raises(ScreenerError, match="cannot start"):
+        pool.wait_ready()
+    pool.close()
+
+
 def test_worker_killed_while_it_starts_costs_no_file_and_no_run(tmp_path: Path) -> None:
     mark = str(tmp_path / "mark")
     ended = run(["a", "b", "c"], workers=1, main=worker_mains.start_at_the_second_attempt, args=(mark,))
