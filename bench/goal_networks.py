@@ -87,7 +87,7 @@ def to_onnx(network: GoalNetwork) -> bytes:
         torch.onnx.export(
             network.module,
             (torch.zeros(2, 1, network.side, network.side),),
-            written,
+            written,  # type: ignore[arg-type]  # this exporter takes a file
             dynamo=False,
             opset_version=18,
             input_names=["image"],

@@ -68,16 +68,21 @@ def _real_files(decoder: StreamDecoder, proven: frozenset[StreamKind]) -> Findin
         try:
             stream = read_codestream(frame.payload)
             kind = stream_kind(stream)
-            if frame.transfer_syntax_uid not in LOSSLESS or stream.components != 1 or kind not in proven:
+            if (
+                kind is None
+                or frame.transfer_syntax_uid not in LOSSLESS
+                or stream.components != 1
+                or kind not in proven
+            ):
                 continue
             found = _pixels_that_differ(decoder, stream)
         except DecodeError:
             continue
         compared[kind] += 1
         differing[kind] += stream.rows * stream.columns if found is None else found
-    for kind, count in compared.items():
+    for name, count in compared.items():
         yield Row(
-            f"real {kind}", differing[kind], f"pixels differ in {count} files", "0", not differing[kind]
+            f"real {name}", differing[name], f"pixels differ in {count} files", "0", not differing[name]
         )
     yield Row("real lossless files compared", sum(compared.values()), "files")
 

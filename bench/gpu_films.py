@@ -42,7 +42,7 @@ SMALL_FILM = (860, 772)
 def prepare(bench: Bench) -> Findings:
     """Write every archive, side by side: the encoders release the interpreter."""
     began = time.monotonic()
-    pictures = [picture / np.float32(255) for picture in real_pictures()]
+    pictures = [picture.astype(np.float32) / np.float32(255) for picture in real_pictures()]
     yield Row("real pictures that films are drawn from", len(pictures))
     recipes = _recipes(bench)
     with ThreadPoolExecutor() as pool:
@@ -121,7 +121,7 @@ def variant(originals: Float32, number: int) -> Float32:
     turn = cv2.getRotationMatrix2D(
         (CANVAS_SIDE / 2, CANVAS_SIDE / 2), random.uniform(-6, 6), random.uniform(0.92, 1.08)
     )
-    turn[:, 2] += random.uniform(-20, 20, 2)
+    turn[:, 2] += random.uniform(-20, 20, 2)  # type: ignore[arg-type]  # OpenCV's own number type
     moved = cv2.warpAffine(originals[number % len(originals), 0], turn, (CANVAS_SIDE, CANVAS_SIDE))
     grain = random.normal(0, 0.01, moved.shape)
     changed: Float32 = np.clip(moved ** random.uniform(0.8, 1.25) + grain, 0, 1).astype(np.float32)

@@ -37,12 +37,13 @@ class Answers:
 
 
 def parity(bench: Bench) -> Findings:
-    """The torch engine on the device against the CPU path, in each precision; keeps the reference for TensorRT."""
+    """The torch engine on the device against the CPU path, by precision; keeps the reference for TensorRT."""
     host, device, num_originals = judged_canvases(bench)
     with _cpu_engines() as reference:
         yield Row("reference", reference.description)
         wanted = answers(reference, host, bench.batch_size)
-    np.savez(bench.folder / "reference.npz", masks=wanted.masks, **wanted.logits)
+    kept: dict[str, Any] = {"masks": wanted.masks, **wanted.logits}
+    np.savez(bench.folder / "reference.npz", **kept)
     for precision in PRECISIONS:
         name = f"torch {precision}"
         yield from attempted(name, partial(_torch_parity, bench, precision, device, wanted, num_originals))

@@ -1,8 +1,9 @@
 """Section of `bench.gpu_check`: the whole stream from the page cache, its two steps alone, and the share.
 
-All go through `pipeline.screen`, the loop of `screener run`, with the same number of batches in flight and the same clock: from the end of the batches that warm up to the end of the last one, so that starting
-workers, loading kernels and recording graphs counts in none of them; it has rows of its own. Films come from
-the device's loader and rows go to a campaign on the disk; overlay pictures are left out.
+All go through `pipeline.screen`, the loop of `screener run`, with the same number of batches in flight and
+the same clock: from the end of the batches that warm up to the end of the last one, so that starting workers,
+loading kernels and recording graphs counts in none of them; it has rows of its own. Films come from the
+device's loader and rows go to a campaign on the disk; overlay pictures are left out.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ that the product's engine makes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -134,7 +135,7 @@ class OpenPlan:
         trt: Any,  # noqa: ANN401
         plan: bytes,
         runtime: CudaRuntime,
-        shapes: dict[str, tuple[int, ...]],
+        shapes: Mapping[str, tuple[int, ...]],
     ) -> None:
         self._runtime = runtime
         self._logger, self._recorder = make_logger(trt), make_recorder(trt)
