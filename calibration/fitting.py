@@ -9,19 +9,21 @@ Shape letters: N images.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from calibration.model_calibration import Calibration, Thresholds
+from calibration.model_calibration import Calibration
 from calibration.operating_points import OperatingPoint, choose_threshold, operating_curve
 from calibration.prior_shift import label_shift_bias, shift_bias
 from calibration.scaling import Float64, Scaling
 from calibration.temperature import fit_platt, fit_temperature, fit_vector
 from calibration.threshold_set import FittedOn
 
+UNREAD = -1
+"""Label of a film that was not read for a head."""
 StageMethod = Literal["temperature", "vector"]
 TB_PRIORITY_SPECIFICITY = 0.98
 """Specificity from which a suspicion of tuberculosis is read first: two in a hundred healthy at most (E)."""
@@ -131,36 +133,53 @@ def fit_calibration(
 
     Args:
         diagnosis_logits: (N, 2) log-odds of pneumoconiosis and tuberculosis.
-        diagnosis_labels: (N, 2) 0 or 1.
+        diagnosis_labels: (N, 2) 0 or 1, or `UNREAD`.
         stage_logits: (N, 4) logits of stage 0, I, II, III.
-        stages: (N,) 0 to 3.
+        stages: (N,) 0 to 3, or `UNREAD`.
         model_sha256: hash of the model; the calibration is bound to it.
         fitted_on: what the images are.
         requirements: what the thresholds must reach.
         stage_method: temperature or vector scaling of the stage head.
+
+    Returns:
+        The calibration. A head that no image was read for keeps the network's own probabilities and the
+        default threshold; `calibrated` then is False.
 
     Raises:
         CalibrationError: a class is missing, or a number is out of range.
     """
     needs = requirements or Requirements()
     logits, labels = np.asarray(diagnosis_logits), np.asarray(diagnosis_labels)
-    pneumoconiosis = fit_label(logits[:, 0], labels[:, 0], needs.sensitivity, needs.prevalence)
-    tb = fit_label(logits[:, 1], labels[:, 1], needs.tb_sensitivity, needs.tb_prevalence)
-    stage = fit_stage(stage_logits, stages, needs.sensitivity, needs.prevalence, method=stage_method)
-    return Calibration(
-        model_sha256=model_sha256,
-        pneumoconiosis=pneumoconiosis.scaling,
-        tb=tb.scaling,
-        stage=stage.scaling,
-        thresholds=Thresholds(
-            pneumoconiosis=pneumoconiosis.point.threshold,
-            tb=tb.point.threshold,
-            stage_positive=stage.point.threshold,
-            tb_priority=tb_priority_threshold(tb, labels[:, 1], needs.tb_priority_specificity),
-        ),
+    found = Calibration.identity(model_sha256)
+    chosen, read = found.thresholds, labels != UNREAD
+    if read[:, 0].any():
+        first = fit_label(*_read(logits[:, 0], labels[:, 0]), needs.sensitivity, needs.prevalence)
+        found = replace(found, pneumoconiosis=first.scaling, prevalence=first.point.prevalence)
+        chosen = replace(chosen, pneumoconiosis=first.point.threshold)
+    if read[:, 1].any():
+        tb_logits, tb_labels = _read(logits[:, 1], labels[:, 1])
+        second = fit_label(tb_logits, tb_labels, needs.tb_sensitivity, needs.tb_prevalence)
+        priority = tb_priority_threshold(second, tb_labels, needs.tb_priority_specificity)
+        found = replace(found, tb=second.scaling, tb_prevalence=second.point.prevalence)
+        chosen = replace(chosen, tb=second.point.threshold, tb_priority=priority)
+    staged = bool((np.asarray(stages) != UNREAD).any())
+    if staged:
+        known = _read(stage_logits, stages)
+        stage = fit_stage(*known, needs.sensitivity, needs.prevalence, method=stage_method)
+        found, chosen = (
+            replace(found, stage=stage.scaling),
+            replace(chosen, stage_positive=stage.point.threshold),
+        )
+    return replace(
+        found,
+        thresholds=chosen,
         threshold_set_id=f"bundle-{model_sha256[:12]}",
-        calibrated=True,
+        calibrated=bool(read.any(axis=0).all()) and staged,
         fitted_on=fitted_on,
-        prevalence=pneumoconiosis.point.prevalence,
-        tb_prevalence=tb.point.prevalence,
     )
+
+
+def _read(logits: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[Float64, npt.NDArray[np.int64]]:
+    """The images that were read, with their labels."""
+    known = np.asarray(labels) != UNREAD
+    return np.asarray(logits, dtype=np.float64)[known], np.asarray(labels, dtype=np.int64)[known]

@@ -98,6 +98,18 @@ class OperatingCurve:
         """(T,) diseased films not referred, expected among 1,000 at the prevalence."""
         return 1000 * self.prevalence * (1 - self.sensitivity)
 
+    @property
+    def ppv(self) -> Float64:
+        """(T,) share of the referred that are diseased at the prevalence; NaN where nobody is referred."""
+        found = self.prevalence * self.sensitivity
+        return _share(found, found + (1 - self.prevalence) * (1 - self.specificity))
+
+    @property
+    def npv(self) -> Float64:
+        """(T,) share of the others that are not diseased, likewise; NaN where everybody is referred."""
+        cleared = (1 - self.prevalence) * self.specificity
+        return _share(cleared, cleared + self.prevalence * (1 - self.sensitivity))
+
     def point(self, index: int) -> OperatingPoint:
         """One threshold with intervals."""
         found, false = int(self.num_found[index]), int(self.num_false[index])
@@ -200,6 +212,10 @@ def clopper_pearson(num_hits: int, num_trials: int, confidence: float = 0.95) ->
     low = beta.ppf(tail, num_hits, num_trials - num_hits + 1) if num_hits else 0.0
     high = beta.ppf(1 - tail, num_hits + 1, num_trials - num_hits) if num_hits < num_trials else 1.0
     return float(low), float(high)
+
+
+def _share(part: Float64, whole: Float64) -> Float64:
+    return np.divide(part, whole, out=np.full_like(whole, np.nan), where=whole > 0)
 
 
 def predictive_values(

@@ -56,22 +56,16 @@ def reliability_bins(
         probabilities_N: (N,) in [0, 1].
         outcomes_N: (N,) 0 or 1.
         num_bins: bins at most; `equal_mass` has no more than images.
-        rule: `equal_mass` splits the sorted images, `equal_width` the interval 0 to 1.
+        rule: `equal_mass` splits the sorted images, `equal_width` the interval 0 to 1. Images of one
+            probability always share a bin.
 
     Raises:
         CalibrationError: no images, or lengths differ.
     """
     probabilities, outcomes = _checked(probabilities_N, outcomes_N)
-    order = np.argsort(probabilities, kind="stable")
-    if rule == "equal_mass":
-        groups = np.array_split(order, min(num_bins, order.size))
-    else:
-        edges = np.searchsorted(probabilities[order], np.linspace(0, 1, num_bins + 1)[1:-1])
-        groups = np.split(order, edges)
     return tuple(
         ReliabilityBin(float(probabilities[group].mean()), Rate.of(int(outcomes[group].sum()), group.size))
-        for group in groups
-        if group.size
+        for group in _groups(probabilities, num_bins, rule)
     )
 
 
@@ -83,12 +77,12 @@ def expected_calibration_error(
     rule: BinRule = "equal_mass",
 ) -> float:
     """Mean distance of probability and observed share over the bins, weighted by their images."""
-    bins = reliability_bins(probabilities_N, outcomes_N, num_bins=num_bins, rule=rule)
-    num_images = sum(each.observed.num_trials for each in bins)
-    return sum(
-        abs(each.mean_probability - each.observed.value) * each.observed.num_trials / num_images
-        for each in bins
+    probabilities, outcomes = _checked(probabilities_N, outcomes_N)
+    distances = (
+        abs(float(probabilities[group].mean() - outcomes[group].mean())) * group.size
+        for group in _groups(probabilities, num_bins, rule)
     )
+    return sum(distances) / probabilities.size
 
 
 def top_label(
@@ -173,6 +167,19 @@ def draw_reliability(curves: Mapping[str, tuple[ReliabilityBin, ...]], file: Pat
     axes.set_ylabel("observed share (95 % Clopper-Pearson)")
     axes.legend(loc="upper left")
     figure.savefig(file, dpi=120)
+
+
+def _groups(probabilities: Float64, num_bins: int, rule: BinRule) -> list[npt.NDArray[np.int64]]:
+    """Positions of the images of each bin that has any, by rising probability."""
+    order = np.argsort(probabilities, kind="stable")
+    rising = probabilities[order]
+    bounds = np.linspace(0, 1, num_bins + 1)[1:-1]
+    if rule == "equal_mass":
+        # A bound in the middle of equal probabilities would part images that nothing tells apart.
+        firsts = [group[0] for group in np.array_split(np.arange(rising.size), min(num_bins, rising.size))]
+        bounds = rising[firsts[1:]]
+    groups = np.split(order, np.searchsorted(rising, bounds))
+    return [group for group in groups if group.size]
 
 
 def _checked(probabilities: npt.ArrayLike, outcomes: npt.ArrayLike) -> tuple[Float64, Float64]:

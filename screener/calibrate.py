@@ -62,7 +62,7 @@ class HeadReport:
     brier_after: float = 0.0
     bins: tuple[ReliabilityBin, ...] = ()
     curve: pl.DataFrame | None = None
-    """Every threshold: sensitivity, specificity, referrals and missed cases per 1,000."""
+    """Every threshold: sensitivity, specificity, PPV, NPV, referrals and missed cases per 1,000."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +198,8 @@ def _report(
                 "threshold": curve.thresholds,
                 "sensitivity": curve.sensitivity,
                 "specificity": curve.specificity,
+                "ppv": pl.Series(curve.ppv).fill_nan(None),
+                "npv": pl.Series(curve.npv).fill_nan(None),
                 "referred_per_1000": curve.referred_per_1000,
                 "missed_per_1000": curve.missed_per_1000,
             }

@@ -130,3 +130,11 @@ def test_impossible_requirements(required: float) -> None:
         curve.at_sensitivity(required)
     with pytest.raises(CalibrationError, match="required specificity"):
         curve.at_specificity(required)
+
+
+def test_predictive_values_of_a_curve_are_those_of_its_points() -> None:
+    curve = operating_curve([0.1, 0.2, 0.2, 0.6, 0.9], [0, 0, 1, 0, 1], prevalence=0.1)
+    for index in range(len(curve.thresholds)):
+        point = curve.point(index)
+        for values, value in ((curve.ppv, point.ppv), (curve.npv, point.npv)):
+            assert values[index] == pytest.approx(float("nan") if value is None else value, nan_ok=True)

@@ -10,7 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calibration.errors import CalibrationError
-from calibration.fitting import Requirements, fit_calibration, fit_label, fit_stage, tb_priority_threshold
+from calibration.fitting import (
+    UNREAD,
+    Requirements,
+    fit_calibration,
+    fit_label,
+    fit_stage,
+    tb_priority_threshold,
+)
 from calibration.model_calibration import Calibration, Thresholds
 from calibration.reliability import expected_calibration_error, top_label
 from calibration.scaling import Scaling, sigmoid
@@ -200,3 +207,18 @@ def test_requirements_reach_the_fit() -> None:
         *readings(), model_sha256=MODEL, fitted_on=FITTED_ON, requirements=Requirements(sensitivity=0.999)
     )
     assert strict.thresholds.pneumoconiosis < fitted().thresholds.pneumoconiosis
+
+
+def test_films_that_were_not_read_for_a_head_do_not_count() -> None:
+    diagnosis, labels, stage, stages = readings()
+    labels, stages = labels.copy(), stages.copy()
+    labels[::2, 0], stages[::3] = UNREAD, UNREAD
+    half = fit_calibration(diagnosis, labels, stage, stages, model_sha256=MODEL, fitted_on=FITTED_ON)
+    assert half.tb == fitted().tb
+    assert half.pneumoconiosis == fit_label(diagnosis[1::2, 0], labels[1::2, 0], 0.95).scaling
+    assert half.calibrated
+    labels[:, 1] = UNREAD
+    without = fit_calibration(diagnosis, labels, stage, stages, model_sha256=MODEL, fitted_on=FITTED_ON)
+    assert without.tb == Calibration.identity(MODEL).tb
+    assert without.stage == half.stage
+    assert not without.calibrated

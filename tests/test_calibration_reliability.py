@@ -51,6 +51,14 @@ def test_bin_rules_differ_where_mass_is_uneven() -> None:
     assert sizes == {"equal_mass": [2, 2], "equal_width": [3, 1]}
 
 
+def test_equal_probabilities_share_a_bin_whatever_their_order() -> None:
+    probabilities = [0.2] * 5 + [0.7] * 5
+    for outcomes in ([0, 0, 0, 0, 1, 0, 1, 1, 1, 1], [1, 0, 0, 0, 0, 1, 1, 1, 1, 0]):
+        bins = reliability_bins(probabilities, outcomes, num_bins=4)
+        assert [each.observed.num_trials for each in bins] == [5, 5]
+        assert expected_calibration_error(probabilities, outcomes, num_bins=4) == pytest.approx(0.05)
+
+
 @pytest.mark.parametrize("rule", ["equal_mass", "equal_width"])
 @given(rows=pairs)
 def test_bins_partition_the_images(rule: BinRule, rows: list[tuple[float, int]]) -> None:
