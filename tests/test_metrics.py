@@ -129,6 +129,12 @@ def test_perfect_separation_has_no_width() -> None:
     assert (found.value, found.low, found.high) == (1, 1, 1)
 
 
+def test_one_positive_leaves_the_area_open() -> None:
+    found = auc([0, 0, 0, 1], [1, 2, 3, 4])
+    assert (found.value, found.low, found.high) == (1, 0, 1)
+    assert auc_difference([0, 0, 0, 1], [1, 2, 3, 4], [4, 3, 2, 1])[1] == 1
+
+
 def test_auc_needs_both_classes() -> None:
     with pytest.raises(ValueError, match="need both"):
         auc([1, 1], [0.1, 0.2])

@@ -111,7 +111,8 @@ def auc(labels_N: npt.ArrayLike, scores_N: npt.ArrayLike) -> Auc:
     """Area under the ROC curve, DeLong variance and interval on the logit scale.
 
     DeLong, DeLong and Clarke-Pearson (1988), computed by midranks (Sun and Xu 2014). The logit keeps the
-    interval inside 0 to 1; at an area of 0 or 1, where the variance is 0, both limits are the area.
+    interval inside 0 to 1; at an area of 0 or 1, where the variance is 0, both limits are the area. A single
+    image of either class has no variance to estimate: it counts as infinite, and the interval is 0 to 1.
 
     Args:
         labels_N: (N,) 0 or 1.
@@ -175,10 +176,12 @@ def _placements(labels_N: npt.ArrayLike, scores_N: npt.ArrayLike) -> tuple[float
 
 
 def _variance_of_mean(values: Float64) -> float:
-    return float(values.var(ddof=1)) / values.size if values.size > 1 else 0.0
+    return float(values.var(ddof=1)) / values.size if values.size > 1 else float("inf")
 
 
 def _logit_interval(value: float, variance: float) -> tuple[float, float]:
+    if not np.isfinite(variance):
+        return 0.0, 1.0
     if not 0 < value < 1:
         return value, value
     centre = np.log(value / (1 - value))
