@@ -141,12 +141,25 @@ def test_own_films_become_a_cohort(tmp_path: Path) -> None:
         ("0.png,a,4,0\n", r"films\.csv row 2: stage is '4'"),
         ("0.png,a,1,0\nmissing.png,b,1,0\n", r"films\.csv row 3"),
         ("0.png,,1,0\n", r"films\.csv row 2: file and patient"),
+        ("0.png,  ,1,0\n", r"films\.csv row 2: file and patient"),
         ("", "lists no films"),
     ],
 )
 def test_a_wrong_row_is_named(tmp_path: Path, rows: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         import_films(write_own(tmp_path, rows), tmp_path / "cohort", ImportSettings())
+
+
+def test_a_stage_without_pneumoconiosis_is_refused(tmp_path: Path) -> None:
+    index = write_own(tmp_path, "0.png,a,0,0\n1.png,b,1,0\n", "file,patient,stage,pneumoconiosis")
+    with pytest.raises(ConfigError, match=r"films\.csv row 3: stage is 1 but pneumoconiosis is 0"):
+        import_films(index, tmp_path / "cohort", ImportSettings())
+
+
+def test_spaces_around_a_patient_make_no_other_patient(tmp_path: Path) -> None:
+    index = write_own(tmp_path, "0.png,a,0,0\n1.png, a ,1,0\n")
+    import_films(index, tmp_path / "cohort", ImportSettings())
+    assert pl.read_parquet(tmp_path / "cohort/cohort.parquet")["subject_id"].to_list() == ["a", "a"]
 
 
 def test_a_given_split_must_not_divide_a_patient(tmp_path: Path) -> None:

@@ -90,6 +90,8 @@ def read_chestxray14(folder: Path, *, seed: int = 1) -> ChestXray14:
         name = cells["Image Index"]
         if name not in pictures:
             continue
+        if not cells["Patient ID"]:
+            raise ConfigError(f"{INDEX} row {number}: Patient ID must not be empty")
         labels = _labels(cells["Finding Labels"], cells.get("Graded Labels"), f"{INDEX} row {number}")
         rows.append(
             {

@@ -7,6 +7,8 @@ that fill little or most of the picture) is left out. A finding drawn beside a l
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,8 +30,10 @@ _LUNG_SHARE = (0.10, 0.60)
 """Plausible share of the picture that both lungs fill."""
 _LARGEST_RATIO = 2.5
 """Of one lung's area to the other's."""
-
-
+_FRONTAL = ("PA", "AP", "frontal")
+_SOURCES = {"nihj": "nih"}
+"""Sources whose files begin with something else than their name."""
+_UNITS_A_YEAR = {"": 1, "Y": 1, "M": 12, "W": 52, "D": 365}
 _LEAST_SOLIDITY = 0.86
 """Area of a lung over that of its convex hull; below it, a bay was cut out or a limb stuck on."""
 
@@ -39,7 +43,8 @@ class HostSelection:
     """Which rows of a label index become hosts."""
 
     prefixes: tuple[str, ...] = ("nihj", "nih")
-    """Sources, as the file names begin."""
+    """What the file names begin with, up to the first underscore; the default is the shipped bundle's. Empty
+    takes every row."""
     youngest: int = 15
     """Age in years below which a chest is not an adult's; unknown ages are taken."""
 
@@ -101,6 +106,20 @@ def _solidity(lung: npt.NDArray[np.bool_]) -> float:
     return float(cv2.contourArea(largest) / max(cv2.contourArea(cv2.convexHull(largest)), 1.0))
 
 
+def age_years(cell: str | None, where: str) -> float:
+    """Age of an index's cell in years: a number, perhaps with a DICOM unit; unknown ages are infinite.
+
+    Raises:
+        ConfigError: the cell is something else; says where it stands.
+    """
+    if cell is None or not cell.strip():
+        return math.inf
+    found = re.fullmatch(r"(\d{1,3})(?:\.\d+)?([YMWD]?)", cell.strip().upper())
+    if found is None:
+        raise ConfigError(f"{where}: age is no number of years")
+    return int(found[1]) / _UNITS_A_YEAR[found[2]]
+
+
 def list_hosts(
     index: Path,
     network: SegmentationNetwork,
@@ -112,7 +131,9 @@ def list_hosts(
     """Write `films.csv` and `masks/` that `training.films.read_films` reads.
 
     Args:
-        index: label index (CSV): file, view, orientation, licence, patient_group, age, findings.
+        index: label index (CSV): file, view, orientation, licence, patient_group, age, findings, and perhaps
+            `source`; without it a film's source is what its name begins with. Ages are years, or carry a unit
+            as in DICOM (`058Y`, `006M`).
         network: segmentation network in evaluation mode.
         out: folder to write.
         selection: which rows.
@@ -122,18 +143,24 @@ def list_hosts(
         Number of films listed.
 
     Raises:
-        ConfigError: a missing column or an unreadable picture; names file and row.
+        ConfigError: a missing column, an empty file or patient, an age that is none, or an unreadable
+            picture; names file and row.
     """
     table = read_index(index, {"file", "view", "orientation", "licence", "patient_group", "age", "findings"})
     (out / "masks").mkdir(parents=True, exist_ok=True)
     rows = []
     for row, film in enumerate(table.iter_rows(named=True), start=2):
-        path = Path(film["file"])
-        if path.name.split("_")[0] not in selection.prefixes or film["view"] not in ("PA", "AP", "frontal"):
-            continue
-        if film["orientation"] != "upright" or int(film["age"] or 99) < selection.youngest:
-            continue
         where = f"{index.name} row {row}"
+        path = Path(film["file"] or "")
+        prefix = path.name.split("_")[0]
+        if selection.prefixes and prefix not in selection.prefixes:
+            continue
+        if film["view"] not in _FRONTAL or film["orientation"] != "upright":
+            continue
+        if not film["file"] or not film["patient_group"]:
+            raise ConfigError(f"{where}: file and patient_group must not be empty")
+        if age_years(film["age"], where) < selection.youngest:
+            continue
         labelled = segment_grey(network, read_grey(index.parent / path, where), where)
         if not plausible(labelled):
             continue
@@ -144,9 +171,9 @@ def list_hosts(
                 "image": str((index.parent / path).resolve()),
                 "mask": str(mask.relative_to(out)),
                 "subject_id": film["patient_group"],
-                "source": "nih",
-                "findings": film["findings"],
-                "licence": film["licence"],
+                "source": film.get("source") or _SOURCES.get(prefix, prefix),
+                "findings": film["findings"] or "",
+                "licence": film["licence"] or "",
             }
         )
         if on_progress is not None:

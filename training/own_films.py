@@ -131,15 +131,18 @@ def _rows(index: Path) -> Iterator[_Row]:
     present = [name for name in _RANGES if name in table.columns]
     for number, cells in enumerate(table.iter_rows(named=True), start=2):
         where = f"{index.name} row {number}"
-        if not cells["file"] or not cells["patient"]:
+        file, patient = (str(cells[name] or "").strip() for name in ("file", "patient"))
+        if not file or not patient:
             raise ConfigError(f"{where}: file and patient must not be empty")
         labels = {name: _label(cells[name], name, where) for name in present}
         if labels.get("pneumoconiosis") is None and labels.get("stage") is not None:
             labels["pneumoconiosis"] = int((labels["stage"] or 0) >= 1)
-        split = cells.get("split")
+        if labels.get("pneumoconiosis") == 0 and (labels.get("stage") or 0) >= 1:
+            raise ConfigError(f"{where}: stage is {labels['stage']} but pneumoconiosis is 0; correct one")
+        split = (cells.get("split") or "").strip() or None
         if split is not None and split not in PARTS:
             raise ConfigError(f"{where}: split {split!r}, expected one of {', '.join(PARTS)}")
-        yield _Row(where, cells["file"], cells["patient"], labels, split)
+        yield _Row(where, file, patient, labels, split)
 
 
 def _label(cell: str | None, name: str, where: str) -> int | None:

@@ -175,9 +175,11 @@ def read_pairs(index: Path) -> list[_Film]:
     table = read_index(index, {"image", "mask", "convention", "patient_group"})
     films = []
     for row, pair in enumerate(table.iter_rows(named=True), start=2):
-        if not pair["convention"].startswith(ANATOMICAL):
-            continue
         where = f"{index.name} row {row}"
+        if not (pair["convention"] or "").startswith(ANATOMICAL):
+            continue
+        if None in (pair["image"], pair["mask"], pair["patient_group"]):
+            raise ConfigError(f"{where}: image, mask and patient_group must not be empty")
         grey = read_grey(index.parent / pair["image"], where)
         mask = read_grey(index.parent / pair["mask"], where)
         if grey.shape != mask.shape:
@@ -189,23 +191,28 @@ def read_pairs(index: Path) -> list[_Film]:
     return films
 
 
-def read_films(index: Path, *, licence_excludes: str = "NC") -> list[_Film]:
+def read_films(
+    index: Path, *, licence_excludes: str = "NC", prefixes: tuple[str, ...] = ("nih", "ieee")
+) -> list[_Film]:
     """Films without masks listed in a label index (CSV): only whether they are upright frontal is used.
 
     Args:
         index: columns file, view, orientation, licence, patient_group.
         licence_excludes: rows whose licence holds this word are left out of what ships.
+        prefixes: what the file names begin with; empty takes every row.
 
     Raises:
-        ConfigError: missing column or unreadable file; names file and row.
+        ConfigError: missing column, empty file or patient, or unreadable file; names file and row.
     """
     table = read_index(index, {"file", "view", "orientation", "licence", "patient_group"})
     films = []
     for row, film in enumerate(table.iter_rows(named=True), start=2):
-        name = Path(film["file"]).name
-        if licence_excludes in film["licence"] or not name.startswith(("nih", "ieee")):
-            continue
         where = f"{index.name} row {row}"
+        name = Path(film["file"] or "").name
+        if licence_excludes in (film["licence"] or "") or (prefixes and not name.startswith(prefixes)):
+            continue
+        if not name or not film["patient_group"]:
+            raise ConfigError(f"{where}: file and patient_group must not be empty")
         canvas, _ = draw_grey(read_grey(index.parent / film["file"], where), where)
         frontal = film["orientation"] == "upright" and film["view"] != "lateral"
         films.append(_Film(pooled_canvas(canvas), None, frontal, film["patient_group"], name.split("_")[0]))

@@ -65,6 +65,8 @@ class SegmentationRecipe:
     """Index of image and mask pairs, below the data folder."""
     films: str | None = "cxr/labels.csv"
     """Index of films without masks for the frontal head, below the data folder."""
+    film_prefixes: tuple[str, ...] = ("nih", "ieee")
+    """Films without masks that are taken, as their file names begin; empty takes all of them."""
     cohorts: tuple[str, ...] = ()
     """Cohort folders below the data folder: phantoms bring exact masks, and pictures that are not frontal
     chests."""
