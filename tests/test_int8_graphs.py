@@ -59,7 +59,10 @@ def bundle(data: Path) -> Bundle:
     )
     train_segmentation(recipe, data, data / "runs" / "segmentation")
     classes = ClassificationRecipe(
-        cohorts=("films",), network=ClassificationConfig(growth=4, crop_side=64, finding_maps=True), fit=fit
+        cohorts=("films",),
+        segmentation="segmentation",
+        network=ClassificationConfig(growth=4, crop_side=64, finding_maps=True),
+        fit=fit,
     )
     train_classification(classes, data, data / "runs", data / "runs" / "classification")
     return pack(PackRecipe(cohorts=("films",), licences=("phantoms",)), data, data / "runs", data / "bundle")

@@ -17,14 +17,16 @@ import torch
 from screener.errors import ConfigError
 from screener.records import ZONES
 from training.augmentation import ToneRange, opacify, random_tone
+from training.checkpoints import average_of, refuse_seen_patients
 from training.classification_task import (
     ClassificationRecipe,
     ClassificationTask,
     LossRecipe,
     WeightedClassifier,
 )
-from training.crops import CropFilms, crop_cohort, make_crops
-from training.fit import Trainer, describe_run, normalisations, seeded, settle_statistics
+from training.crops import CropFilms, concatenate, crop_cohort, make_crops
+from training.fit import Trainer, normalisations, seeded, settle_statistics
+from training.label_checks import check_labels
 from training.networks import (
     ClassificationConfig,
     LungClassifier,
@@ -34,7 +36,8 @@ from training.networks import (
 )
 from training.pretrain_task import masked_cross_entropy
 from training.recipe import FitRecipe, load_recipe
-from training.runs import average_of, single_task
+from training.run_record import describe_run, run_identity
+from training.runs import single_task
 from training.segmentation_data import MASK_SIDE, SegmentationFilms
 from training.segmentation_task import (
     PooledSegmentation,
@@ -43,7 +46,7 @@ from training.segmentation_task import (
     held_out_dice,
     synthetic,
 )
-from training.study import patient_folds
+from training.study import diagnosis_labels, patient_folds
 
 CPU = FitRecipe(epochs=3, batch_size=4, precision="32-true", accelerator="cpu", learning_rate=1e-3)
 TINY = ClassificationConfig(growth=2, crop_side=64)
@@ -136,7 +139,97 @@ def test_a_run_folder_says_how_it_came_about(tmp_path: Path) -> None:
     recipe = ClassificationRecipe(network=TINY, fit=CPU)
     describe_run(tmp_path, recipe)
     assert load_recipe(tmp_path / "recipe.toml", ClassificationRecipe) == recipe
-    assert set(json.loads((tmp_path / "run.json").read_text())) >= {"git_commit", "versions"}
+    assert set(json.loads((tmp_path / "run.json").read_text())) >= {"git_commit", "git_dirty", "versions"}
+
+
+RECIPE = ClassificationRecipe(network=TINY, fit=replace(CPU, epochs=1))
+FILMS = [f"f{place}" for place in range(12)]
+
+
+def run_once(folder: Path, recipe: ClassificationRecipe = RECIPE, films: list[str] | None = None) -> int:
+    """Train, or continue, a run that says what it is made of; its epoch at the end."""
+    identity = run_identity(recipe, films or FILMS)
+    trainer = Trainer(tiny_classifier(), classification_task(), recipe.fit, folder, identity=identity)
+    trainer.run()
+    return trainer.epoch
+
+
+def test_a_run_of_other_settings_or_films_is_not_continued(tmp_path: Path) -> None:
+    assert run_once(tmp_path) == 1
+    with pytest.raises(ConfigError, match=r"fit\.learning_rate was 0\.001, is 0\.5"):
+        run_once(tmp_path, replace(RECIPE, fit=replace(RECIPE.fit, learning_rate=0.5)))
+    with pytest.raises(ConfigError, match="training films"):
+        run_once(tmp_path, films=["other", *FILMS[1:]])
+    longer = replace(RECIPE, fit=replace(RECIPE.fit, epochs=2, threads=1))
+    assert run_once(tmp_path, longer) == 2, "a run may be continued for longer"
+
+
+def test_a_checkpoint_without_a_record_needs_its_recipe_beside_it(tmp_path: Path) -> None:
+    Trainer(tiny_classifier(), classification_task(), RECIPE.fit, tmp_path).run()
+    with pytest.raises(ConfigError, match="does not say what it was trained on"):
+        run_once(tmp_path)
+    (tmp_path / "last.pt").rename(tmp_path / "kept.pt")
+    describe_run(tmp_path, RECIPE)
+    (tmp_path / "kept.pt").rename(tmp_path / "last.pt")
+    other = replace(RECIPE, loss=LossRecipe(stage_weight=3.0))
+    with pytest.raises(ConfigError, match=r"loss\.stage_weight was 1\.0, is 3\.0"):
+        describe_run(tmp_path, other)
+    assert load_recipe(tmp_path / "recipe.toml", ClassificationRecipe) == RECIPE, (
+        "the refused run left no trace"
+    )
+    describe_run(tmp_path, RECIPE)
+    assert run_once(tmp_path) == 1
+    assert len(json.loads((tmp_path / "run.json").read_text())["again"]) == 1
+
+
+def test_steps_are_told(tmp_path: Path) -> None:
+    told: list[tuple[int, int, int]] = []
+    trainer = Trainer(tiny_classifier(), classification_task(), replace(CPU, epochs=2), tmp_path)
+    trainer.run(on_step=lambda *step: told.append(step))
+    assert told == [(0, 1, 3), (0, 2, 3), (0, 3, 3), (1, 1, 3), (1, 2, 3), (1, 3, 3)]
+
+
+def test_a_patient_in_two_parts_is_refused() -> None:
+    films = crop_films(4)
+    other = CropFilms(films.films.with_columns(split=pl.lit("test")), films.crops, films.lungs)
+    with pytest.raises(ConfigError, match="2 patients are in more than one part"):
+        concatenate([films, other])
+
+
+def write_run(folder: Path, patients: dict[str, str], start: str | None = None) -> None:
+    folder.mkdir()
+    (folder / "recipe.toml").write_text("" if start is None else f'initial_run = "{start}"\n')
+    pl.DataFrame({"patient": list(patients), "part": list(patients.values())}).write_csv(folder / "split.csv")
+
+
+def test_a_start_that_knows_held_out_patients_is_refused(tmp_path: Path) -> None:
+    write_run(tmp_path / "first", {"007": "train", "8": "test"})
+    write_run(tmp_path / "second", {"9": "train"}, start="first")
+    refuse_seen_patients(tmp_path / "second", tmp_path, ["8", "10"])
+    with pytest.raises(ConfigError, match="run first was trained on 1 patients"):
+        refuse_seen_patients(tmp_path / "second", tmp_path, ["007", "10"])
+    with pytest.raises(ConfigError, match=r"split\.csv"):
+        refuse_seen_patients(tmp_path / "none", tmp_path, ["8"])
+
+
+def split_films(**columns: list[int | None]) -> pl.DataFrame:
+    count = len(next(iter(columns.values())))
+    parts = ["train"] * (count - 3) + ["calibration"] * 2 + ["test"]
+    return pl.DataFrame({"split": parts, **columns})
+
+
+def test_what_cannot_be_calibrated_is_refused_before_training() -> None:
+    check_labels(split_films(pneumoconiosis=[0, 1, 0, 1, 0], stage=[0, 2, 0, 1, 0]), ("diagnosis", "stage"))
+    with pytest.raises(ConfigError, match=r"calibration part .* 0 films with tb and 2 without"):
+        check_labels(split_films(tb=[0, 1, 0, 0, 1]), ("diagnosis",))
+    with pytest.raises(ConfigError, match=r"calibration part .* 0 films with stage I or more"):
+        check_labels(split_films(stage=[0, 1, 0, 0, 1]), ("stage",))
+    with pytest.raises(ConfigError, match="the test part of the split has no films"):
+        check_labels(split_films(stage=[0, 1, 0, 1, 1])[:4], ("stage",))
+    with pytest.raises(ConfigError, match="no labels for zones"):
+        check_labels(split_films(stage=[0, 1, 0, 1, 1]), ("zones",))
+    unread = split_films(tb=[None] * 5, stage=[0, 1, 0, 1, 1])
+    check_labels(unread, ("diagnosis", "stage"))
 
 
 def test_segmentation_learns_lungs(tmp_path: Path) -> None:
@@ -212,6 +305,36 @@ def test_missing_labels_do_not_count() -> None:
     assert gradient is not None
     assert gradient[0].abs().sum() > 0
     assert gradient[1].abs().sum() == 0
+
+
+def task_without(*columns: str) -> ClassificationTask:
+    films = crop_films()
+    unread = films.films.with_columns(pl.lit(None, dtype=pl.Int64).alias(name) for name in columns)
+    places = np.arange(len(films))
+    return ClassificationTask(
+        CropFilms(unread, films.crops, films.lungs),
+        train=places[:12],
+        validation=places[12:],
+        loss=LossRecipe(),
+    )
+
+
+def test_a_batch_that_nobody_read_for_a_task_has_a_loss_and_no_gradient_for_it() -> None:
+    task, network = task_without("stage", *ZONES), tiny_classifier()
+    result = task.loss(network, torch.arange(4), seeded(1))
+    assert result.terms["loss_stage"] == result.terms["loss_zones"] == 0
+    assert np.isfinite(result.terms["loss"])
+    result.total.backward()  # type: ignore[no-untyped-call]
+    gradient = network.classifier.stage.weight.grad
+    assert gradient is None or not gradient.any()
+
+
+def test_accuracies_are_over_what_was_read() -> None:
+    network = tiny_classifier().eval()
+    figures = task_without(*ZONES).evaluate(network)
+    assert "zone_accuracy" not in figures
+    assert np.isfinite(figures["score"])
+    assert "diagnosis_accuracy" not in task_without("tb").evaluate(network), "both findings must be known"
 
 
 def test_uncertainty_weighting_learns_its_weights() -> None:
@@ -333,6 +456,14 @@ def test_folds_keep_patients_together_and_cover_every_film() -> None:
     assert sorted(np.concatenate([fold.test for fold in folds]).tolist()) == list(range(40))
     for fold in folds:
         assert not set(subjects[fold.train]) & set(subjects[fold.test])
+
+
+def test_a_diagnosis_is_missing_where_either_finding_is() -> None:
+    films = crop_films(4)
+    labels = films.films.with_columns(
+        pneumoconiosis=pl.Series([1, 0, None, 1]), tb=pl.Series([1, None, 1, 0])
+    )
+    assert diagnosis_labels(CropFilms(labels, films.crops, films.lungs)).tolist() == [3, -1, -1, 1]
 
 
 def test_the_ordinal_head_trains() -> None:

@@ -56,8 +56,9 @@ class ClassificationRecipe:
 
     cohorts: tuple[str, ...] = ("cohort",)
     """Cohort folders, below the data folder."""
-    segmentation: str = "segmentation"
-    """Run folder of the segmentation network that makes the crops, below the runs folder."""
+    segmentation: str | None = None
+    """Run folder or bundle, below the runs folder, whose segmentation network makes the crops; left out, the
+    bundle that ships."""
     initial_weights: str | None = None
     """DenseNet-121 weights of torchvision or CheXNet layout to start from."""
     initial_run: str | None = None
@@ -158,19 +159,10 @@ class ClassificationTask:
             each = functional.binary_cross_entropy_with_logits(diagnosis, soft, reduction="none")
             terms["diagnosis"] = _mean_of_known(each, wanted != MISSING)
         if "stage" in self.recipe.tasks:
-            weight = self.stage_weight.to(device) if self.recipe.class_weighting else None
-            terms["stage"] = functional.cross_entropy(
-                stage,
-                self.targets.stage[places].to(device),
-                weight=weight,
-                ignore_index=MISSING,
-                label_smoothing=smoothing,
-            )
+            weight = self.stage_weight if self.recipe.class_weighting else None
+            terms["stage"] = _class_loss(stage, self.targets.stage[places], weight, smoothing)
         if "zones" in self.recipe.tasks:
-            levels = self.targets.zones[places].to(device)
-            terms["zones"] = functional.cross_entropy(
-                zones.flatten(0, 1), levels.flatten(), ignore_index=MISSING
-            )
+            terms["zones"] = _class_loss(zones.flatten(0, 1), self.targets.zones[places].flatten())
         return terms
 
     def _weighted(self, terms: Mapping[str, Tensor], log_variance: Tensor | None) -> Tensor:
@@ -189,7 +181,10 @@ class ClassificationTask:
 
     @torch.no_grad()
     def evaluate(self, network: nn.Module) -> Mapping[str, float]:
-        """Losses and plain accuracies on the validation part; `score` is minus the summed loss."""
+        """Losses and plain accuracies on the validation part; `score` is minus the summed loss.
+
+        An accuracy that no film was read for is left out.
+        """
         found = self.predict(network, self.validation)
         places = torch.from_numpy(self.validation)
         diagnosis_logits, stage_logits, zone_logits = map(
@@ -198,12 +193,16 @@ class ClassificationTask:
         terms = self._terms(diagnosis_logits, stage_logits, zone_logits, places)
         diagnosis = self.targets.diagnosis[places].numpy()
         stage, zones = self.targets.stage[places].numpy(), self.targets.zones[places].numpy()
+        read = (diagnosis != MISSING).all(axis=1)
         both = ((found.diagnosis > 0) == (diagnosis > 0)).all(axis=1)
+        accuracies = {
+            "diagnosis_accuracy": both[read],
+            "stage_accuracy": (found.stage.argmax(axis=1) == stage)[stage != MISSING],
+            "zone_accuracy": (found.zones.argmax(axis=2) == zones)[zones != MISSING],
+        }
         return {
             **{f"val_{name}": float(value) for name, value in terms.items()},
-            "diagnosis_accuracy": float(both.mean()),
-            "stage_accuracy": float((found.stage.argmax(axis=1) == stage)[stage != MISSING].mean()),
-            "zone_accuracy": float((found.zones.argmax(axis=2) == zones)[zones != MISSING].mean()),
+            **{name: float(right.mean()) for name, right in accuracies.items() if right.size},
             "score": -float(sum(terms.values())),
         }
 
@@ -259,6 +258,21 @@ def findings_loss(findings: Tensor, maps: Tensor, lungs: Tensor) -> Tensor:
 
 def _mean_of_known(each: Tensor, known: Tensor) -> Tensor:
     return (each * known).sum() / known.sum().clamp_min(1)
+
+
+def _class_loss(
+    logits: Tensor, labels: Tensor, weight: Tensor | None = None, smoothing: float = 0.0
+) -> Tensor:
+    """Cross-entropy over the labels that were read and have a weight; 0 where there are none."""
+    known = labels != MISSING
+    if weight is not None:
+        known = known & (weight[labels.clamp_min(0)] > 0)
+        weight = weight.to(logits.device)
+    if not bool(known.any()):
+        return logits.sum() * 0
+    return functional.cross_entropy(
+        logits, labels.to(logits.device), weight=weight, ignore_index=MISSING, label_smoothing=smoothing
+    )
 
 
 def _targets(films: CropFilms) -> _Targets:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
+
+if TYPE_CHECKING:
+    from training.fit import OnStep
 
 app = typer.Typer(help="Train, compare and pack the networks of a bundle.", no_args_is_help=True)
 
@@ -34,6 +38,22 @@ def _report(row: Mapping[str, float]) -> None:
     print(shown, file=sys.stderr, flush=True)  # noqa: T201 - this is the progress display
 
 
+@contextmanager
+def _steps() -> Iterator[OnStep]:
+    """A bar for the steps of an epoch on stderr; nothing is drawn where that is not a terminal."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
+        bar = progress.add_task("epoch 1", total=None)
+
+        def told(epoch: int, step: int, steps: int) -> None:
+            progress.update(bar, description=f"epoch {epoch + 1}", completed=step, total=steps)
+
+        yield told
+
+
 @app.command()
 def segmentation(
     data: DataOption, runs: RunsOption = Path("runs"), recipe: RecipeOption = None, name: str = "segmentation"
@@ -43,7 +63,8 @@ def segmentation(
     from training.segmentation_task import SegmentationRecipe
 
     loaded = _recipe(recipe, "segmentation", SegmentationRecipe)
-    train_segmentation(loaded, data, runs / name, on_epoch=_report)
+    with _steps() as on_step:
+        train_segmentation(loaded, data, runs / name, on_epoch=_report, on_step=on_step)
 
 
 @app.command()
@@ -63,7 +84,8 @@ def classify(
     loaded = _recipe(recipe, "classification", ClassificationRecipe)
     if tasks is not None:
         loaded = single_task(loaded, tuple(tasks.split(",")))
-    train_classification(loaded, data, runs, runs / name, on_epoch=_report)
+    with _steps() as on_step:
+        train_classification(loaded, data, runs, runs / name, on_epoch=_report, on_step=on_step)
 
 
 @app.command()
@@ -118,13 +140,14 @@ def pretrain(
     ] = None,
 ) -> None:
     """Pre-train DenseNet-121 on ChestX-ray14: 14 labels, official test list, AUROC beside published ones."""
+    from training.checkpoints import segmentation_of
     from training.pretrain_task import PretrainRecipe
     from training.pretrain_task import pretrain as run
-    from training.runs import load_segmentation
 
     loaded = _recipe(recipe, "pretrain", PretrainRecipe)
-    network = load_segmentation(runs / loaded.segmentation)
-    run(loaded, nih, network, runs / name, weights=weights, on_epoch=_report)
+    network = segmentation_of(loaded.segmentation, runs)
+    with _steps() as on_step:
+        run(loaded, nih, network, runs / name, weights=weights, on_epoch=_report, on_step=on_step)
     table = runs / name / "auroc.csv"
     if table.exists():
         print(table.read_text(encoding="utf-8"), end="")  # noqa: T201
@@ -177,13 +200,19 @@ def hosts(
     index: Annotated[Path, typer.Argument(help="CSV of real films: file, view, orientation, licence, ...")],
     out: Annotated[Path, typer.Option("--out", help="Folder for films.csv and masks.")],
     runs: RunsOption = Path("runs"),
-    name: str = "segmentation",
+    name: Annotated[
+        str | None, typer.Option(help="Segmentation run or bundle below --runs; else the bundle that ships.")
+    ] = None,
+    prefixes: Annotated[
+        str, typer.Option(help="Beginnings of the file names that are taken, by comma; all if left out.")
+    ] = "",
 ) -> None:
     """List real films with lung masks, as hosts for the findings that `screener cohort build` draws."""
+    from training.checkpoints import segmentation_of
     from training.host_films import HostSelection, list_hosts
-    from training.runs import load_segmentation
 
-    print(f"{list_hosts(index, load_segmentation(runs / name), out, HostSelection())} films")  # noqa: T201
+    chosen = HostSelection(prefixes=tuple(prefix for prefix in prefixes.split(",") if prefix))
+    print(f"{list_hosts(index, segmentation_of(name, runs), out, chosen)} films")  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -13,18 +13,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 import torch
 
 from engines.openvino import OpenVinoEngine
 from screener.errors import ConfigError
-from training.classification_task import ClassificationRecipe, ClassificationTask, WeightedClassifier
-from training.crops import CropFilms
+from training.classification_task import ClassificationRecipe
+from training.classifier_fit import crops_of, fit_classifier
+from training.crops import MISSING, CropFilms
 from training.export import example_feeds, export_classification, round_weights
-from training.fit import Trainer, describe_run
 from training.metrics import auc, classification_metrics
 from training.networks import ClassificationNetwork
-from training.runs import crops_of
+from training.run_record import describe_run
 
 _TIMED_FILMS = 24
 _TIMED_ROUNDS = 3
@@ -57,20 +58,25 @@ def cost_curve(
     Args:
         recipe: the points.
         data: folder that the cohorts are below.
-        runs: folder that holds the segmentation run.
+        runs: folder that the segmentation run, or bundle, is below.
         folder: folder of the curve; points trained earlier are not trained again.
         on_point: told growth and side before each point.
 
     Returns:
         growth, side, accuracies and areas on the test part, milliseconds a film on one core, minutes trained.
     """
-    describe_run(folder, recipe)
     films = crops_of(recipe.classification, data, runs, runs / "crops")
+    describe_run(folder, recipe)
     rows = []
     for growth, side in zip(recipe.growths, recipe.sides, strict=True):
         if on_point is not None:
             on_point(growth, side)
-        rows.append(_point(recipe.classification, films, growth, side, folder / f"growth{growth}-side{side}"))
+        point = replace(
+            recipe.classification,
+            network=replace(recipe.classification.network, growth=growth),
+            train_side=side,
+        )
+        rows.append(_point(point, films, folder / f"growth{growth}-side{side}", data, runs))
     table = pl.DataFrame(rows).sort("ms_per_film")
     table.write_parquet(folder / "curve.parquet")
     (folder / "curve.md").write_text(curve_markdown(table), encoding="utf-8")
@@ -79,34 +85,49 @@ def cost_curve(
 
 
 def _point(
-    recipe: ClassificationRecipe, films: CropFilms, growth: int, side: int, folder: Path
+    recipe: ClassificationRecipe, films: CropFilms, folder: Path, data: Path, runs: Path
 ) -> dict[str, float]:
-    torch.manual_seed(recipe.fit.seed)
-    network = WeightedClassifier(replace(recipe.network, growth=growth))
-    task = ClassificationTask(
+    fitted = fit_classifier(
+        recipe,
         films,
+        folder,
         train=films.part("train"),
         validation=films.part("calibration"),
-        loss=recipe.loss,
-        train_side=side,
+        data=data,
+        runs=runs,
     )
-    trainer = Trainer(network, task, recipe.fit, folder)
-    trainer.run()
     test = films.part("test")
-    found = task.predict(trainer.average, test)
+    found = fitted.task.predict(fitted.trainer.average, test)
     stages, predicted = films.labels("stage")[test], found.stage.argmax(axis=1)
     findings = np.stack([films.labels("pneumoconiosis")[test], films.labels("tb")[test]], axis=1)
+    both, staged = (findings != MISSING).all(axis=1), stages != MISSING
+    right = ((found.diagnosis > 0) == (findings == 1)).all(axis=1)
+    growth, side = recipe.network.growth, recipe.train_side or recipe.network.crop_side
     return {
         "growth": growth,
         "side": side,
-        "diagnosis_accuracy": float(((found.diagnosis > 0) == (findings == 1)).all(axis=1).mean()),
-        "stage_accuracy": float((predicted == stages).mean()),
-        "stage_kappa": classification_metrics(stages, predicted, 4).kappa,
-        "auc_pneumoconiosis": auc(findings[:, 0], found.diagnosis[:, 0]).value,
-        "auc_tb": auc(findings[:, 1], found.diagnosis[:, 1]).value,
-        "ms_per_film": milliseconds(trainer.average, recipe, growth, side),
-        "minutes_trained": trainer.rows[-1]["seconds"] / 60,
+        "diagnosis_accuracy": _mean(right[both]),
+        "stage_accuracy": _mean((predicted == stages)[staged]),
+        "stage_kappa": classification_metrics(stages[staged], predicted[staged], 4).kappa
+        if staged.any()
+        else float("nan"),
+        "auc_pneumoconiosis": _area(findings[:, 0], found.diagnosis[:, 0]),
+        "auc_tb": _area(findings[:, 1], found.diagnosis[:, 1]),
+        "ms_per_film": milliseconds(fitted.trainer.average, recipe, growth, side),
+        "minutes_trained": fitted.trainer.rows[-1]["seconds"] / 60,
     }
+
+
+def _mean(right: npt.NDArray[np.bool_]) -> float:
+    return float(right.mean()) if right.size else float("nan")
+
+
+def _area(labels: npt.NDArray[np.int64], scores: npt.NDArray[np.float32]) -> float:
+    """Area under the ROC curve over the films that were read; NaN where one kind is missing."""
+    read = labels != MISSING
+    if np.unique(labels[read]).size < 2:
+        return float("nan")
+    return auc(labels[read], scores[read]).value
 
 
 def milliseconds(network: torch.nn.Module, recipe: ClassificationRecipe, growth: int, side: int) -> float:

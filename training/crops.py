@@ -28,6 +28,7 @@ from screener.records import ZONES
 from training.lung_geometry import crop_square
 from training.networks import CANVAS_SIDE, LungCrop, SegmentationNetwork
 from training.segmentation_data import read_grey
+from training.splits import refuse_divided_patients
 
 LUNG_SIDE = 256
 """L: masks vary slowly, half the crop's resolution is enough."""
@@ -114,7 +115,7 @@ def make_crops(
         on_progress: called with films done and films in all.
 
     Raises:
-        ConfigError: a picture that cannot be read; names the row.
+        ConfigError: a picture that cannot be read; names it.
     """
     fingerprint = _fingerprint(films, folder, segmentation, crop)
     stamp = out / "crops.json"
@@ -160,7 +161,7 @@ def crop_cohort(
     paths = films["canvas"].to_list()
     return make_crops(
         films,
-        lambda start, stop: canvases(folder, paths[start:stop], start),
+        lambda start, stop: canvases(folder, paths[start:stop]),
         segmentation,
         crop,
         out,
@@ -179,7 +180,7 @@ def _crop_maps(films: pl.DataFrame, folder: Path | None, boxes: torch.Tensor, ou
     for place, path in enumerate(films["findings"].to_list()):
         whole = cv2.imread(str(folder / path), cv2.IMREAD_COLOR)
         if whole is None:
-            raise ConfigError(f"cohort.parquet row {place + 1}: map of findings cannot be read")
+            raise ConfigError(f"cohort.parquet, {path}: map of findings cannot be read")
         picture = torch.from_numpy(whole).permute(2, 0, 1)[None].float()
         cut = crop_square(picture, boxes[place : place + 1], CANVAS_SIDE, MAP_CROP_SIDE)
         maps[place] = cut[0].round().byte().numpy()
@@ -197,9 +198,15 @@ def open_crops(folder: Path) -> CropFilms:
 
 
 def concatenate(parts: list[CropFilms]) -> CropFilms:
-    """Several cohorts as one; read into memory."""
+    """Several cohorts as one; read into memory.
+
+    Raises:
+        ConfigError: a patient stands in different parts of the split.
+    """
+    films = pl.concat([part.films for part in parts], how="diagonal_relaxed")
+    refuse_divided_patients(films)
     return CropFilms(
-        pl.concat([part.films for part in parts], how="diagonal_relaxed"),
+        films,
         np.concatenate([part.crops for part in parts]),
         np.concatenate([part.lungs for part in parts]),
         None
@@ -208,25 +215,22 @@ def concatenate(parts: list[CropFilms]) -> CropFilms:
     )
 
 
-def canvases(folder: Path, paths: list[str], first: int) -> torch.Tensor:
+def canvases(folder: Path, paths: list[str]) -> torch.Tensor:
     """(N, 1, 768, 768) float32 canvases in [0, 1] of a cohort's films.
 
     Args:
         folder: cohort folder.
-        paths: pictures below it.
-        first: row of the first of them, for error messages.
+        paths: pictures below it, as the cohort names them.
 
     Raises:
-        ConfigError: unreadable, or not a canvas; names the row.
+        ConfigError: unreadable, or not a canvas; names the picture.
     """
     canvas = np.empty((len(paths), 1, CANVAS_SIDE, CANVAS_SIDE), np.float32)
     for place, path in enumerate(paths):
-        picture = read_grey(folder / path, f"cohort.parquet row {first + place + 1}")
+        picture = read_grey(folder / path, f"cohort.parquet, {path}")
         if picture.shape != (CANVAS_SIDE, CANVAS_SIDE):
             wrong = " x ".join(map(str, picture.shape))
-            raise ConfigError(
-                f"cohort.parquet row {first + place + 1}: canvas is {wrong}, expected 768 x 768"
-            )
+            raise ConfigError(f"cohort.parquet, {path}: canvas is {wrong}, expected 768 x 768")
         np.divide(picture, 255, out=canvas[place, 0], dtype=np.float32)
     return torch.from_numpy(canvas)
 
@@ -244,8 +248,11 @@ def _fingerprint(
     # Of the network to be trained only this changes a crop; width, heads and the like share the crops.
     digest = hashlib.sha256(json.dumps({"crop_side": crop.config.crop_side, "maps": MAP_CROP_SIDE}).encode())
     digest.update(json.dumps(films["film_id"].to_list()).encode())
-    for path in [] if folder is None else [folder / name for name in _pictures(films)]:
-        picture = path.stat()
+    for name in () if folder is None else _pictures(films):
+        try:
+            picture = Path(folder or "", name).stat()
+        except OSError as error:
+            raise ConfigError(f"cohort.parquet, {name}: picture cannot be read") from error
         digest.update(f"{picture.st_size} {picture.st_mtime_ns};".encode())
     for tensor in segmentation.state_dict().values():
         digest.update(tensor.numpy().tobytes())

@@ -95,17 +95,17 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         path: `.safetensors`, or a file written by `torch.save` that holds tensors only.
 
     Raises:
-        ConfigError: the file is neither, or holds something other than tensors.
+        ConfigError: the file is missing or neither, or holds something other than tensors.
     """
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(path)
     try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ConfigError(
-            f"weight file holds more than tensors or is damaged: {type(error).__name__}"
+            f"weight file is missing, holds more than tensors or is damaged: {type(error).__name__}"
         ) from error
     if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
         loaded = loaded["state_dict"]

@@ -9,11 +9,7 @@ have.
 from __future__ import annotations
 
 import copy
-import json
 import math
-import platform
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -26,9 +22,14 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from screener.durable import replace_file
-from training.recipe import FitRecipe, to_toml
+from screener.errors import ConfigError
+from training.recipe import FitRecipe
+from training.run_record import RECIPE, RunIdentity, refuse_another_run
 
 OnEpoch = Callable[[Mapping[str, float]], None]
+"""Told the figures of an epoch."""
+OnStep = Callable[[int, int, int], None]
+"""Told epochs finished, and of the one that runs the steps done and in all."""
 
 
 class Task(Protocol):
@@ -79,6 +80,7 @@ class Trainer:
         recipe: optimiser, schedule and hardware.
         folder: run folder.
         compiled: the part of the network that is worth compiling; None compiles all of it.
+        identity: what a checkpoint must have been made of to be continued (`run_identity`).
     """
 
     def __init__(
@@ -89,10 +91,11 @@ class Trainer:
         folder: Path,
         *,
         compiled: nn.Module | None = None,
+        identity: RunIdentity | None = None,
     ) -> None:
         if recipe.threads:
             torch.set_num_threads(recipe.threads)
-        self.task, self.recipe, self.folder = task, recipe, folder
+        self.task, self.recipe, self.folder, self.identity = task, recipe, folder, identity
         self.fabric = Fabric(
             accelerator=recipe.accelerator, devices=recipe.devices, precision=recipe.precision
         )
@@ -115,12 +118,16 @@ class Trainer:
         """Optimiser steps of one epoch; a last partial batch is left out."""
         return max(1, self.task.num_train // (self.recipe.batch_size * self.fabric.world_size))
 
-    def run(self, on_epoch: OnEpoch | None = None) -> FitResult:
-        """Train until the recipe's last epoch, continuing from the folder's checkpoint if there is one."""
+    def run(self, on_epoch: OnEpoch | None = None, on_step: OnStep | None = None) -> FitResult:
+        """Train until the recipe's last epoch, continuing from the folder's checkpoint if there is one.
+
+        Raises:
+            ConfigError: the checkpoint is of another run.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         self._resume()
         while self.epoch < self.recipe.epochs:
-            terms = self._train_epoch()
+            terms = self._train_epoch(on_step)
             self.epoch += 1
             due = self.epoch % self.recipe.evaluate_every == 0 or self.epoch == self.recipe.epochs
             metrics = dict(self.task.evaluate(self.average)) if due and self.fabric.is_global_zero else {}
@@ -134,7 +141,7 @@ class Trainer:
         last = next((row for row in reversed(self.rows) if "score" in row), {})
         return FitResult(self.folder, last)
 
-    def _train_epoch(self) -> dict[str, float]:
+    def _train_epoch(self, on_step: OnStep | None) -> dict[str, float]:
         order = torch.randperm(self.task.num_train, generator=seeded(self.recipe.seed, self.epoch))
         sums: dict[str, float] = {}
         self.network.train()
@@ -147,6 +154,8 @@ class Trainer:
             generator = seeded(self.recipe.seed, self.epoch, step, self.fabric.global_rank)
             for name, value in self._one_step(indices, generator).items():
                 sums[name] = sums.get(name, 0.0) + value / self.steps_per_epoch
+            if on_step is not None and self.fabric.is_global_zero:
+                on_step(self.epoch, step + 1, self.steps_per_epoch)
         return sums
 
     def _one_step(self, indices: Tensor, generator: torch.Generator) -> Mapping[str, float]:
@@ -189,6 +198,7 @@ class Trainer:
             "epoch": self.epoch,
             "step": self.step,
             "rows": self.rows,
+            "run": dict(self.identity or {}),
         }
         write_torch(self.folder / "last.pt", checkpoint)
         if "score" in row and row["score"] >= max(r.get("score", -math.inf) for r in self.rows):
@@ -200,11 +210,23 @@ class Trainer:
         if not path.exists():
             return
         held = torch.load(path, map_location=self.fabric.device, weights_only=True)
+        self._check(held.get("run"))
         self.plain.load_state_dict(held["network"])
         self.average.load_state_dict(held["average"])
         self.optimiser.load_state_dict(held["optimiser"])
         self.epoch, self.step, self.rows = held["epoch"], held["step"], list(held["rows"])
         self.started -= self.rows[-1]["seconds"]
+
+    def _check(self, held: RunIdentity | None) -> None:
+        if self.identity is None:
+            return
+        if held:
+            refuse_another_run(held, self.identity, self.folder)
+        elif not (self.folder / RECIPE).exists():  # else `describe_run` has held the recipe against it
+            raise ConfigError(
+                f"run {self.folder.name} has a checkpoint that does not say what it was trained on: "
+                "choose another name, or remove the folder"
+            )
 
 
 def normalisations(network: nn.Module) -> list[nn.BatchNorm2d]:
@@ -235,6 +257,12 @@ def settle_statistics(network: nn.Module, task: Task, recipe: FitRecipe, num_bat
         module.momentum = momentum
 
 
+def settle_first(network: nn.Module, task: Task, recipe: FitRecipe, folder: Path) -> None:
+    """`settle_statistics` where a recipe freezes them and the run has not begun; else nothing."""
+    if recipe.freeze_statistics and not (folder / "last.pt").exists():
+        settle_statistics(network, task, recipe)
+
+
 def write_torch(path: Path, tensors: Mapping[str, Any]) -> None:
     """Save tensors so that a half-written checkpoint can never replace a whole one."""
     replace_file(path, lambda temporary: torch.save(dict(tensors), temporary))
@@ -244,25 +272,3 @@ def _groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     decayed = [p for p in network.parameters() if p.requires_grad and p.ndim > 1]
     kept = [p for p in network.parameters() if p.requires_grad and p.ndim <= 1]
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
-
-
-def describe_run(folder: Path, recipe: object) -> None:
-    """Write the resolved recipe, git commit and versions beside the checkpoint."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "recipe.toml").write_text(to_toml(recipe), encoding="utf-8")
-    versions = {"python": platform.python_version(), "torch": torch.__version__, "polars": pl.__version__}
-    facts = {
-        "git_commit": _git_commit(),
-        "versions": versions,
-        "machine": platform.machine(),
-        "argv": sys.argv[1:],
-    }
-    (folder / "run.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-
-
-def _git_commit() -> str | None:
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603
-    except (OSError, subprocess.CalledProcessError):
-        return None

@@ -218,7 +218,7 @@ def _feeds(graphs: dict[str, bytes], cohorts: Sequence[Path], num_films: int) ->
     for cohort in cohorts:
         films = read_cohort(cohort).filter(pl.col("split") == "train")
         step = max(1, films.height * len(cohorts) // num_films)
-        found.append(canvases(cohort, films["canvas"].to_list()[::step], 0).numpy())
+        found.append(canvases(cohort, films["canvas"].to_list()[::step]).numpy())
     canvas = np.concatenate(found)
     engine = OpenVinoEngine(graphs["segmentation"], precision="fp32")
     lungs = engine.run({"canvas": canvas})

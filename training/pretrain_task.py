@@ -18,16 +18,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from screener.errors import ConfigError
 from training.augmentation import random_affine
 from training.chestxray14 import FINDINGS, auroc_table, read_chestxray14
 from training.classification_task import CROP_MOVES, augmented_crops, pictures_of
 from training.crops import CropFilms, make_crops
 from training.curves import draw_curves
 from training.densenet import DenseNet121, import_backbone, read_weights
-from training.fit import FitResult, LossTerms, OnEpoch, Trainer, describe_run
+from training.fit import FitResult, LossTerms, OnEpoch, OnStep, Trainer, settle_first
 from training.networks import ClassificationConfig, LungCrop, SegmentationNetwork, model_input
 from training.own_films import canvas_of_file
 from training.recipe import FitRecipe
+from training.run_record import describe_run, run_identity
 
 MISSING = -1
 
@@ -36,10 +38,11 @@ MISSING = -1
 class PretrainRecipe:
     """A pre-training run on ChestX-ray14."""
 
-    segmentation: str = "segmentation"
-    """Run folder of the segmentation network that makes the crops, below the runs folder."""
+    segmentation: str | None = None
+    """Run folder or bundle, below the runs folder, whose segmentation network makes the crops; left out, the
+    bundle that ships."""
     initial_weights: str | None = None
-    """DenseNet-121 weights to start from, torchvision layout, below the data folder."""
+    """DenseNet-121 weights to start from, torchvision layout, below the folder of ChestX-ray14."""
     network: ClassificationConfig = field(
         default_factory=lambda: ClassificationConfig(growth=32, crop_side=224)
     )
@@ -137,6 +140,7 @@ def pretrain(
     *,
     weights: Path | None = None,
     on_epoch: OnEpoch | None = None,
+    on_step: OnStep | None = None,
 ) -> FitResult:
     """Pre-train on ChestX-ray14 and write `auroc.csv` of the official test part.
 
@@ -145,14 +149,18 @@ def pretrain(
         nih: folder in ChestX-ray14's own layout.
         segmentation: network that makes the crops.
         folder: run folder; a run found there is continued. `backbone.pt` in it starts a classification run.
-        weights: DenseNet-121 weights to start from.
+        weights: DenseNet-121 weights to start from, in place of the recipe's.
         on_epoch: called with each epoch's metrics.
+        on_step: called after each step.
 
     Raises:
-        ConfigError: an index or picture that cannot be used; names file and row.
+        ConfigError: an index or picture that cannot be used (names file and row), a split without training or
+            validation patients, or the folder holds another run.
     """
-    describe_run(folder, recipe)
     listed = read_chestxray14(nih).films
+    for part in ("train", "calibration"):
+        if part not in listed["split"]:
+            raise ConfigError(f"the {part} part of the official training patients is empty: too few pictures")
     paths = listed["path"].to_list()
 
     def draw(start: int, stop: int) -> Tensor:
@@ -164,11 +172,17 @@ def pretrain(
     films = make_crops(listed.drop("path"), draw, segmentation, LungCrop(recipe.network), folder / "crops")
     torch.manual_seed(recipe.fit.seed)
     network = FindingsNetwork(recipe.network)
+    if weights is None and recipe.initial_weights is not None:
+        weights = nih / recipe.initial_weights
     if weights is not None:
         import_backbone(network.backbone, read_weights(weights))
-    task = PretrainTask(films, films.part("train"), films.part("calibration"))
-    trainer = Trainer(network, task, recipe.fit, folder, compiled=network.backbone)
-    result = trainer.run(on_epoch)
+    describe_run(folder, recipe)
+    train = films.part("train")
+    task = PretrainTask(films, train, films.part("calibration"))
+    settle_first(network, task, recipe.fit, folder)
+    identity = run_identity(recipe, films.films["film_id"][train].to_list())
+    trainer = Trainer(network, task, recipe.fit, folder, compiled=network.backbone, identity=identity)
+    result = trainer.run(on_epoch, on_step)
     draw_curves(folder / "metrics.parquet", folder / "curves.png")
     test = films.part("test")
     if len(test):

@@ -32,13 +32,19 @@ def restore_networks(bundle: Bundle) -> tuple[SegmentationNetwork, Classificatio
     Raises:
         BundleError: a graph without configuration, or whose weights do not fit it.
     """
-    segmentation_model = bundle.read_graph("segmentation")
-    segmentation = SegmentationNetwork(SegmentationConfig(**_config(segmentation_model)))
-    _load(segmentation, segmentation_model)
+    segmentation = restore_segmentation(bundle)
     classification_model = bundle.read_graph("classification")
     classification = ClassificationNetwork(ClassificationConfig(**_config(classification_model)))
     _load(classification, classification_model)
     return segmentation, classification
+
+
+def restore_segmentation(bundle: Bundle) -> SegmentationNetwork:
+    """The bundle's segmentation network alone; otherwise as `restore_networks`."""
+    model = bundle.read_graph("segmentation")
+    network = SegmentationNetwork(SegmentationConfig(**_config(model)))
+    _load(network, model)
+    return network
 
 
 def _config(model: bytes) -> dict[str, Any]:

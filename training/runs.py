@@ -15,21 +15,17 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 import torch
-from torch import nn
 
 from screener.errors import ConfigError
-from training.classification_task import (
-    ClassificationRecipe,
-    ClassificationTask,
-    Predictions,
-    WeightedClassifier,
-)
-from training.crops import CropFilms, concatenate, crop_cohort
+from training.checkpoints import average_of, load_classification, load_segmentation, refuse_seen_patients
+from training.classification_task import ClassificationRecipe, ClassificationTask, Predictions
+from training.classifier_fit import crops_of, fit_classifier
+from training.crops import CropFilms
 from training.curves import draw_curves
-from training.densenet import import_backbone, read_weights
-from training.fit import FitResult, OnEpoch, Trainer, describe_run, settle_statistics
-from training.networks import ClassificationNetwork, LungCrop, SegmentationNetwork
-from training.recipe import load_recipe
+from training.fit import FitResult, OnEpoch, OnStep, Trainer, settle_first
+from training.networks import SegmentationNetwork
+from training.origin import cohort_facts
+from training.run_record import describe_run, run_identity
 from training.segmentation_data import (
     SegmentationFilms,
     gather,
@@ -46,9 +42,24 @@ from training.segmentation_task import (
 )
 from training.splits import write_split
 
+__all__ = [
+    "load_classification",
+    "load_segmentation",
+    "predictions_table",
+    "repeated",
+    "single_task",
+    "train_classification",
+    "train_segmentation",
+]
+
 
 def train_segmentation(
-    recipe: SegmentationRecipe, data: Path, folder: Path, *, on_epoch: OnEpoch | None = None
+    recipe: SegmentationRecipe,
+    data: Path,
+    folder: Path,
+    *,
+    on_epoch: OnEpoch | None = None,
+    on_step: OnStep | None = None,
 ) -> FitResult:
     """Train the segmentation network.
 
@@ -57,35 +68,40 @@ def train_segmentation(
         data: folder that the recipe's paths are below.
         folder: run folder; a run found there is continued.
         on_epoch: called with each epoch's metrics.
+        on_step: called after each step.
 
     Raises:
-        ConfigError: an index that cannot be used; names file and row.
+        ConfigError: an index that cannot be used (names file and row), or the folder holds another run.
     """
-    describe_run(folder, recipe)
     films = read_pairs(data / recipe.pairs)
     if recipe.films is not None:
-        films += read_films(data / recipe.films)[:: recipe.every_film]
+        films += read_films(data / recipe.films, prefixes=recipe.film_prefixes)[:: recipe.every_film]
     phantoms = [film for name in recipe.cohorts for film in read_cohort_films(data / name, "train")]
     everything = gather(films)
     parts = parts_of(everything, seed=recipe.fit.seed)
-    names = [f"{i:05d}_{source}" for i, source in enumerate(everything.sources)]
-    write_split(folder / "split.csv", names, list(everything.patients), list(parts))
+    validation, test = everything.take(parts == "calibration"), everything.take(parts == "test")
     train = repeated(everything.take(parts == "train"), recipe.repeat_real)
+    if not len(validation) or not len(train) or not len(test):
+        raise ConfigError(
+            f"{len(everything)} films are too few to split into training, validation and test patients"
+        )
     if phantoms:
         train = train.joined(gather(phantoms[:: recipe.every_phantom]))
     torch.manual_seed(recipe.fit.seed)
     network = PooledSegmentation(SegmentationNetwork(recipe.network))
     if recipe.initial_run is not None:
-        network.network.load_state_dict(average_of(data / recipe.initial_run, "network."))
-    validation = everything.take(parts == "calibration")
-    if not len(validation) or not len(train):
-        raise ConfigError(
-            f"{len(everything)} films are too few to split into training and validation patients"
-        )
+        start = data / recipe.initial_run
+        refuse_seen_patients(start, data, [*validation.patients, *test.patients])
+        network.network.load_state_dict(average_of(start, "network."))
+    describe_run(folder, recipe)
+    names = [f"{i:05d}_{source}" for i, source in enumerate(everything.sources)]
+    write_split(folder / "split.csv", names, list(everything.patients), list(parts))
     task = SegmentationTask(train, validation, recipe.augmentation)
-    result = Trainer(network, task, recipe.fit, folder).run(on_epoch)
+    settle_first(network, task, recipe.fit, folder)
+    shown = [f"{source}/{patient}" for source, patient in zip(train.sources, train.patients, strict=True)]
+    identity = run_identity(recipe, shown)
+    result = Trainer(network, task, recipe.fit, folder, identity=identity).run(on_epoch, on_step)
     draw_curves(folder / "metrics.parquet", folder / "curves.png")
-    test = everything.take(parts == "test")
     unseen = [film for name in recipe.cohorts for film in read_cohort_films(data / name, "test")]
     if unseen:
         test = test.joined(gather(unseen))
@@ -99,56 +115,6 @@ def repeated(films: SegmentationFilms, times: int) -> SegmentationFilms:
     return films.at(np.concatenate([once, *([again] * times)]))
 
 
-def average_of(folder: Path, prefix: str) -> dict[str, torch.Tensor]:
-    """Averaged weights of a run's last checkpoint, without the prefix of the training module."""
-    try:
-        held = torch.load(folder / "last.pt", map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise ConfigError(f"run {folder.name} has no checkpoint; train it first") from error
-    return {k.removeprefix(prefix): v for k, v in held["average"].items() if k.startswith(prefix)}
-
-
-def start_from(network: nn.Module, weights: dict[str, torch.Tensor]) -> None:
-    """Load another run's weights; parts that it did not have keep their fresh ones.
-
-    Raises:
-        ConfigError: a weight that the network has no place for, or of another shape.
-    """
-    try:
-        unknown = network.load_state_dict(weights, strict=False).unexpected_keys
-    except RuntimeError as error:
-        raise ConfigError("the run to start from has a network of another shape") from error
-    if unknown:
-        raise ConfigError(f"the run to start from has weights of another network: {unknown[0]}")
-
-
-def load_segmentation(folder: Path) -> SegmentationNetwork:
-    """The segmentation network of a run, in evaluation mode."""
-    recipe = load_recipe(folder / "recipe.toml", SegmentationRecipe)
-    network = SegmentationNetwork(recipe.network)
-    network.load_state_dict(average_of(folder, "network."))
-    return network.eval()
-
-
-def load_classification(folder: Path) -> ClassificationNetwork:
-    """The classification network of a run, in evaluation mode."""
-    recipe = load_recipe(folder / "recipe.toml", ClassificationRecipe)
-    network = ClassificationNetwork(recipe.network)
-    network.classifier.load_state_dict(average_of(folder, "classifier."))
-    return network.eval()
-
-
-def crops_of(recipe: ClassificationRecipe, data: Path, runs: Path, cache: Path) -> CropFilms:
-    """Crops of every cohort of a recipe, made once."""
-    segmentation = load_segmentation(runs / recipe.segmentation)
-    crop = LungCrop(recipe.network)
-    parts = [
-        crop_cohort(data / name, segmentation, crop, cache / name.replace("/", "_"))
-        for name in recipe.cohorts
-    ]
-    return concatenate(parts) if len(parts) > 1 else parts[0]
-
-
 def train_classification(
     recipe: ClassificationRecipe,
     data: Path,
@@ -156,50 +122,45 @@ def train_classification(
     folder: Path,
     *,
     on_epoch: OnEpoch | None = None,
+    on_step: OnStep | None = None,
 ) -> FitResult:
     """Train the classification network on cohorts and write its predictions on the held-out parts.
 
     Args:
         recipe: the run.
         data: folder that the cohorts are below.
-        runs: folder that holds the segmentation run.
+        runs: folder that the segmentation run, or bundle, is below.
         folder: run folder; a run found there is continued.
         on_epoch: called with each epoch's metrics.
+        on_step: called after each step.
 
     Raises:
-        ConfigError: a cohort or run that cannot be used.
+        ConfigError: a cohort or run that cannot be used, or the folder holds another run.
     """
-    describe_run(folder, recipe)
     films = crops_of(recipe, data, runs, folder.parent / "crops")
+    train, validation = films.part("train"), films.part("calibration")
+    describe_run(folder, recipe, cohort_facts(films.films))
     names, subjects, parts = (films.films[name].to_list() for name in ("film_id", "subject_id", "split"))
     write_split(folder / "split.csv", names, subjects, parts)
-    torch.manual_seed(recipe.fit.seed)
-    network = WeightedClassifier(recipe.network)
-    if recipe.initial_weights is not None:
-        import_backbone(network.classifier.backbone, read_weights(data / recipe.initial_weights))
-    if recipe.initial_run is not None:
-        start_from(network.classifier, average_of(runs / recipe.initial_run, "classifier."))
-    task = ClassificationTask(
+    fitted = fit_classifier(
+        recipe,
         films,
-        train=films.part("train"),
-        validation=films.part("calibration"),
-        loss=recipe.loss,
-        train_side=recipe.train_side,
+        folder,
+        train=train,
+        validation=validation,
+        data=data,
+        runs=runs,
+        on_epoch=on_epoch,
+        on_step=on_step,
     )
-    if recipe.fit.freeze_statistics and not (folder / "last.pt").exists():
-        settle_statistics(network, task, recipe.fit)
-    trainer = Trainer(network, task, recipe.fit, folder, compiled=network.classifier.backbone)
-    result = trainer.run(on_epoch)
     draw_curves(folder / "metrics.parquet", folder / "curves.png")
     # Judged at the crop's full side whatever side it was trained at: that is what is exported.
-    task = ClassificationTask(
-        films, train=films.part("train"), validation=films.part("calibration"), loss=recipe.loss
-    )
+    task = ClassificationTask(films, train=train, validation=validation, loss=recipe.loss)
     for part in ("calibration", "test"):
         places = films.part(part)
-        found = task.predict(trainer.average, places)
+        found = task.predict(fitted.trainer.average, places)
         predictions_table(films, places, found).write_parquet(folder / f"predictions_{part}.parquet")
-    return result
+    return fitted.result
 
 
 def predictions_table(films: CropFilms, places: npt.NDArray[np.int64], found: Predictions) -> pl.DataFrame:
@@ -219,8 +180,3 @@ def single_task(recipe: ClassificationRecipe, tasks: tuple[str, ...]) -> Classif
     if unknown or not tasks:
         raise ConfigError(f"tasks {', '.join(unknown) or 'none'}: expected diagnosis, stage, zones")
     return replace(recipe, loss=replace(recipe.loss, tasks=tasks))
-
-
-def count_parameters(network: nn.Module) -> int:
-    """Weights of a network."""
-    return sum(parameter.numel() for parameter in network.parameters())

@@ -58,3 +58,21 @@ def split_by_patient(
 def write_split(path: Path, films: Sequence[str], patients: Sequence[str], parts: Sequence[Part]) -> None:
     """Write who is where, one row a film, as CSV."""
     pl.DataFrame({"film": films, "patient": patients, "part": parts}).write_csv(path)
+
+
+def refuse_divided_patients(films: pl.DataFrame) -> None:
+    """Refuse a cohort, or cohorts put together, in which a patient stands in two parts of the split.
+
+    Args:
+        films: rows with `subject_id` and `split`.
+
+    Raises:
+        ConfigError: a patient does; says how many.
+    """
+    parts = films.group_by("subject_id").agg(pl.col("split").n_unique())
+    crossing = parts.filter(pl.col("split") > 1).height
+    if crossing:
+        raise ConfigError(
+            f"{crossing} patients are in more than one part of the split: cohorts that share patients need "
+            "one split, and patient identifiers of different hospitals must differ"
+        )

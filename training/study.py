@@ -17,12 +17,8 @@ import polars as pl
 import torch
 
 from screener.errors import ConfigError
-from training.classification_task import (
-    ClassificationRecipe,
-    ClassificationTask,
-    Predictions,
-    WeightedClassifier,
-)
+from training.classification_task import ClassificationRecipe, Predictions
+from training.classifier_fit import crops_of, fit_classifier
 from training.comparison import (
     Comparison,
     Interval,
@@ -37,10 +33,10 @@ from training.comparison import (
     patient_bootstrap,
 )
 from training.crops import MISSING, CropFilms
-from training.fit import Trainer, describe_run, seeded
+from training.fit import seeded
 from training.metrics import classification_metrics
-from training.runs import crops_of
-from training.study_locked import locked_markdown, locked_table
+from training.run_record import describe_run
+from training.study_locked import CLUSTERING, locked_markdown, locked_table
 
 WAYS: dict[str, tuple[str, ...]] = {
     "diagnosis": ("diagnosis",),
@@ -48,8 +44,12 @@ WAYS: dict[str, tuple[str, ...]] = {
     "multi-task": ("diagnosis", "stage"),
 }
 """Heads of each way to train."""
-METRICS = ("accuracy", "precision", "recall", "f1", "kappa")
-TASKS = ("diagnosis", "stage")
+METRICS = {
+    "diagnosis": ("accuracy", "precision", "recall", "f1"),
+    "stage": ("accuracy", "precision", "recall", "f1", "kappa"),
+}
+"""Figures of each task. Quadratic weights need an order, which the diagnosis has not: no kappa there."""
+TASKS = tuple(METRICS)
 _CLASSES = {"diagnosis": 4, "stage": 4}
 """Diagnosis: normal, pneumoconiosis, tuberculosis, both; stage: 0, I, II, III."""
 
@@ -87,16 +87,20 @@ def compare(
     Args:
         recipe: folds and the run that they repeat.
         data: folder that the cohorts are below.
-        runs: folder that holds the segmentation run.
+        runs: folder that the segmentation run, or bundle, is below.
         folder: study folder; folds finished earlier are not trained again.
         on_fold: called before each fold and way.
 
     Returns:
         The sentence that says what the data support.
+
+    Raises:
+        ConfigError: a cohort or run that cannot be used, or a fold in which a task was read on no film.
     """
-    describe_run(folder, recipe)
-    films = crops_of(recipe.classification, data, runs, runs / "crops")
+    films = crops_of(recipe.classification, data, runs, runs / "crops", ("train",))
     folds = patient_folds(films, films.part("train"), recipe.repeats, recipe.classification.fit.seed)
+    _check_folds(films, folds)
+    describe_run(folder, recipe)
     locked = films.part("test")
     rows = []
     for number, fold in enumerate(folds):
@@ -105,14 +109,18 @@ def compare(
                 on_fold(number, way)
             places = np.concatenate([fold.test, locked])
             run = folder / f"fold{number}-{way}"
-            found = _predict(recipe.classification, films, fold, places, tasks, run)
+            way_recipe = replace(recipe.classification, loss=replace(recipe.classification.loss, tasks=tasks))
+            fitted = fit_classifier(
+                way_recipe, films, run, train=fold.train, validation=fold.test, data=data, runs=runs
+            )
+            found = fitted.task.predict(fitted.trainer.average, places)
             rows.append(_table(films, places, found, number, way, len(fold.test)))
     predictions = pl.concat(rows)
     predictions.write_parquet(folder / "predictions.parquet")
     comparisons = adjusted(_comparisons(predictions, num_train=len(folds[0].train)))
     comparison_table(comparisons).write_parquet(folder / "comparison.parquet")
     sentence = conclusion(comparisons, "multi-task", "single-task")
-    text = f"{comparison_markdown(comparisons)}\n{sentence}\n"
+    text = f"{comparison_markdown(comparisons)}\n{CLUSTERING}\n\n{sentence}\n"
     if len(locked):
         table = locked_table(predictions)
         table.write_parquet(folder / "locked.parquet")
@@ -146,30 +154,30 @@ def patient_folds(films: CropFilms, among: npt.NDArray[np.int64], repeats: int, 
     return [_Fold(among[fold != k], among[fold == k]) for k in range(repeats)]
 
 
-def _predict(
-    recipe: ClassificationRecipe,
-    films: CropFilms,
-    fold: _Fold,
-    places: npt.NDArray[np.int64],
-    tasks: tuple[str, ...],
-    folder: Path,
-) -> Predictions:
-    torch.manual_seed(recipe.fit.seed)
-    network = WeightedClassifier(recipe.network)
-    loss = replace(recipe.loss, tasks=tasks)
-    task = ClassificationTask(
-        films, train=fold.train, validation=fold.test, loss=loss, train_side=recipe.train_side
-    )
-    trainer = Trainer(network, task, recipe.fit, folder, compiled=network.classifier.backbone)
-    trainer.run()
-    return task.predict(trainer.average, places)
+def diagnosis_labels(films: CropFilms) -> npt.NDArray[np.int64]:
+    """(N,) 0 normal, 1 pneumoconiosis, 2 tuberculosis, 3 both; `MISSING` where either was not read."""
+    pneumoconiosis, tb = films.labels("pneumoconiosis"), films.labels("tb")
+    unread = (pneumoconiosis == MISSING) | (tb == MISSING)
+    return np.where(unread, MISSING, pneumoconiosis + 2 * tb)
+
+
+def _check_folds(films: CropFilms, folds: list[_Fold]) -> None:
+    labels = {"diagnosis": diagnosis_labels(films), "stage": films.labels("stage")}
+    for number, fold in enumerate(folds):
+        for task, values in labels.items():
+            for part, places in (("training", fold.train), ("test", fold.test)):
+                if not (values[places] != MISSING).any():
+                    raise ConfigError(
+                        f"fold {number + 1}: no {part} film was read for {task}; "
+                        "the comparison needs more patients, or fewer folds"
+                    )
 
 
 def _table(
     films: CropFilms, places: npt.NDArray[np.int64], found: Predictions, fold: int, way: str, num_fold: int
 ) -> pl.DataFrame:
     positive = (found.diagnosis > 0).astype(np.int64)
-    label = films.labels("pneumoconiosis") + 2 * films.labels("tb")
+    label = diagnosis_labels(films)
     return pl.DataFrame(
         {
             "fold": np.full(len(places), fold),
@@ -178,6 +186,8 @@ def _table(
             "patient": films.films["subject_id"].to_numpy()[places],
             "label_diagnosis": label[places],
             "label_stage": films.labels("stage")[places],
+            "label_pneumoconiosis": films.labels("pneumoconiosis")[places],
+            "label_tb": films.labels("tb")[places],
             "predicted_diagnosis": positive[:, 0] + 2 * positive[:, 1],
             "predicted_stage": found.stage.argmax(axis=1).astype(np.int64),
             "logit_pneumoconiosis": found.diagnosis[:, 0],
@@ -192,12 +202,13 @@ def _fold_metrics(predictions: pl.DataFrame) -> pl.DataFrame:
     for (fold, way), part in predictions.filter(~pl.col("locked")).group_by("fold", "way"):
         for task in TASKS:
             if task in WAYS[str(way)]:
+                read = part.filter(pl.col(f"label_{task}") != MISSING)
                 figures = classification_metrics(
-                    part[f"label_{task}"].to_numpy(), part[f"predicted_{task}"].to_numpy(), _CLASSES[task]
+                    read[f"label_{task}"].to_numpy(), read[f"predicted_{task}"].to_numpy(), _CLASSES[task]
                 )
-                values = {name: getattr(figures, name) for name in METRICS}
+                values = {name: getattr(figures, name) for name in METRICS[task]}
                 rows.append({"fold": fold, "way": way, "task": task, **values})
-    return pl.DataFrame(rows).sort("task", "way", "fold")
+    return pl.DataFrame(rows, infer_schema_length=None).sort("task", "way", "fold")
 
 
 def _comparisons(predictions: pl.DataFrame, *, num_train: int) -> list[Comparison]:
@@ -210,7 +221,7 @@ def _comparisons(predictions: pl.DataFrame, *, num_train: int) -> list[Compariso
         single, multi = (
             folds.filter((pl.col("task") == task) & (pl.col("way") == way)) for way in (task, "multi-task")
         )
-        for metric in METRICS:
+        for metric in METRICS[task]:
             pair = (multi[metric].to_numpy(), single[metric].to_numpy())
             found.append(_named(task, metric, "paired_t", paired_t(*pair)))
             corrected = corrected_t(*pair, num_train=num_train, num_test=num_test)
@@ -220,7 +231,8 @@ def _comparisons(predictions: pl.DataFrame, *, num_train: int) -> list[Compariso
 
 
 def _locked(first: pl.DataFrame, task: str) -> list[Comparison]:
-    """McNemar and the patient bootstrap of accuracy on the locked test part."""
+    """McNemar and the patient bootstrap of accuracy on the films of the locked test part that were read."""
+    first = first.filter(pl.col(f"label_{task}") != MISSING)
     right = {
         way: (part[f"predicted_{task}"] == part[f"label_{task}"]).to_numpy()
         for way in (task, "multi-task")
@@ -250,7 +262,7 @@ def draw_folds(folds: pl.DataFrame, picture: Path) -> None:
         axes = figure.add_subplot(1, 2, place)
         for offset, way in ((-0.12, task), (0.12, "multi-task")):
             part = folds.filter((pl.col("task") == task) & (pl.col("way") == way))
-            for column, metric in enumerate(METRICS):
+            for column, metric in enumerate(METRICS[task]):
                 values = part[metric].to_numpy()
                 axes.scatter(
                     np.full(len(values), column + offset),
@@ -259,7 +271,7 @@ def draw_folds(folds: pl.DataFrame, picture: Path) -> None:
                     color="tab:blue" if offset < 0 else "tab:orange",
                     label=way if column == 0 else None,
                 )
-        axes.set_xticks(range(len(METRICS)), METRICS)
+        axes.set_xticks(range(len(METRICS[task])), METRICS[task])
         axes.set_title(task)
         axes.grid(visible=True, alpha=0.3)
         axes.legend(fontsize=8)

@@ -8,8 +8,14 @@ from __future__ import annotations
 
 import polars as pl
 
+from training.crops import MISSING
 from training.metrics import auc
 
+CLUSTERING = (
+    "McNemar's test and DeLong's intervals take films as independent; where patients have several "
+    "films they are too narrow. The bootstrap draws patients."
+)
+"""Note under every table with such figures."""
 FINDINGS = ("pneumoconiosis", "tb")
 STAGES = ("0", "I", "II", "III")
 
@@ -28,14 +34,15 @@ def locked_table(predictions: pl.DataFrame) -> pl.DataFrame:
     for way in ("diagnosis", "stage", "multi-task"):
         part = locked.filter(pl.col("way") == way)
         if way != "stage":
-            rows += [_area(way, part, bit, finding) for bit, finding in enumerate(FINDINGS)]
+            rows += [_area(way, part, finding) for finding in FINDINGS]
         if way != "diagnosis":
             rows += [_recall(way, part, stage) for stage in range(len(STAGES))]
-    return pl.DataFrame([row for row in rows if row["films"]])
+    return pl.DataFrame([row for row in rows if row["films"]], infer_schema_length=None)
 
 
-def _area(way: str, part: pl.DataFrame, bit: int, finding: str) -> dict[str, object]:
-    labels = part["label_diagnosis"].to_numpy() >> bit & 1
+def _area(way: str, part: pl.DataFrame, finding: str) -> dict[str, object]:
+    part = part.filter(pl.col(f"label_{finding}") != MISSING)
+    labels = part[f"label_{finding}"].to_numpy()
     row: dict[str, object] = {"way": way, "figure": f"AUC {finding}", "films": len(labels)}
     if not 0 < labels.sum() < len(labels):
         return row | {"value": None, "low": None, "high": None, "films": 0}
@@ -51,9 +58,9 @@ def _recall(way: str, part: pl.DataFrame, stage: int) -> dict[str, object]:
 
 
 def locked_markdown(table: pl.DataFrame) -> str:
-    """The table as Markdown."""
+    """The table as Markdown, with the note on clustering."""
     lines = ["| way | figure | value (95 % interval) | films |", "| --- | --- | --- | --- |"]
     for row in table.iter_rows(named=True):
         interval = "" if row["low"] is None else f" ({row['low']:.3f}-{row['high']:.3f})"
         lines.append(f"| {row['way']} | {row['figure']} | {row['value']:.3f}{interval} | {row['films']} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", CLUSTERING]) + "\n"
