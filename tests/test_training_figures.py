@@ -10,7 +10,7 @@ from calibration.model_calibration import Calibration
 from calibration.reliability import expected_calibration_error
 from screener.records import ZONES
 from training.figures import figures_of, frontal_figures, segmentation_figures, sliced_figures
-from training.model_card import model_card
+from training.model_card import CardFacts, model_card
 from training.networks import ClassificationConfig
 
 IDENTITY = Calibration.identity("0" * 64)
@@ -23,6 +23,7 @@ def judged(count: int = 120) -> pl.DataFrame:
         "film_id": [f"f{i}" for i in range(count)],
         "subject_id": [f"s{i // 2}" for i in range(count)],
         "source": ["phantom" if i % 2 else "nih" for i in range(count)],
+        "split": ["test"] * count,
         "stage": stage,
         "pneumoconiosis": (stage >= 1).astype(int),
         "tb": generator.integers(0, 2, count),
@@ -80,18 +81,66 @@ def test_masks_and_views_have_figures() -> None:
     assert accepted.value == turned_away.value == 1
 
 
-def test_the_card_says_what_is_simulated_and_for_whom() -> None:
-    card = model_card(
-        judged(),
-        IDENTITY,
-        segmentation=masks(),
-        licences=("set A (terms)",),
-        facts={"git_commit": "abc", "versions": {"torch": "2"}},
-        network=ClassificationConfig(),
-        training="* classification: 3 epochs.",
-        intended_use="Research only.",
+def test_figures_are_over_the_films_that_were_read() -> None:
+    films = judged().with_columns(
+        tb=pl.lit(None, dtype=pl.Int64), stage=pl.when(pl.col("gamma") < 0.5).then(pl.col("stage"))
     )
-    assert "No real pneumoconiosis film was used" in card
-    assert "Research only." in card
-    assert "* set A (terms)" in card
-    assert "stage accuracy" in card
+    figures = {figure.name: figure.value for figure in figures_of(films, IDENTITY)}
+    assert "tuberculosis AUC" not in figures
+    assert "diagnosis accuracy (both findings right)" not in figures
+    read = judged().filter(pl.col("gamma") < 0.5)
+    predicted = read.select(pl.concat_list(f"logit_stage{k}" for k in range(4)).list.arg_max()).to_series()
+    assert figures["stage accuracy"] == pytest.approx((predicted == read["stage"]).mean())
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_interval_of_a_calibration_error_holds_it(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    logits = generator.normal(0, 1.5, 300)
+    outcomes = (generator.random(300) < 1 / (1 + np.exp(-logits))).astype(int)
+    films = judged(300).with_columns(logit_tb=pl.Series(logits), tb=pl.Series(outcomes))
+    (figure,) = figures_of(films, IDENTITY, ["ECE tuberculosis"])
+    assert figure.low <= figure.value <= figure.high
+    assert figure.low < figure.high
+
+
+def card(films: pl.DataFrame, trained_on: dict[str, object] | None = None, **facts: object) -> str:
+    run: dict[str, object] = {"git_commit": "abc", "git_dirty": True, "versions": {"torch": "2"}}
+    given: dict[str, object] = {
+        "name": "mine",
+        "intended_use": "Research only.",
+        "licences": ("set A (terms)",),
+        "network": ClassificationConfig(),
+        "training": "* classification: 3 epochs.",
+        "run": run if trained_on is None else run | {"trained_on": trained_on},
+    }
+    return model_card(films, IDENTITY, CardFacts(**(given | facts)), segmentation=masks())  # type: ignore[arg-type]
+
+
+def test_the_card_of_drawn_films_says_what_is_simulated_and_for_whom() -> None:
+    text = card(judged().with_columns(film_class=pl.lit("dust")), not_used="Not used: set B.")
+    assert "No real pneumoconiosis film was used" in text
+    assert "## What is simulated" in text
+    for said in ("bundle `mine`", "Research only.", "* set A (terms)", "Not used: set B.", "stage accuracy"):
+        assert said in text
+    assert "with uncommitted changes" in text
+    assert "of the torch network" in text
+
+
+def test_the_card_of_real_readings_does_not_speak_of_simulation() -> None:
+    trained_on = {"num_train": 50, "num_simulated": 0, "labels": {"diagnosis": 50, "stage": 50, "zones": 0}}
+    text = card(judged(), trained_on)
+    assert "imulated" not in text
+    assert "drawn ones" not in text
+    assert "Trained on 50 films" in text
+    assert "Not trained, no labels: zones" in text
+
+
+def test_the_card_of_both_kinds_counts_them() -> None:
+    drawn = pl.when(pl.col("gamma") < 0.5).then(pl.lit("dust"))
+    films = judged().with_columns(film_class=drawn)
+    count = films["film_class"].drop_nulls().len()
+    text = card(films, {"num_train": 50, "num_simulated": 20, "labels": {}})
+    assert f"20 of 50 in training, {count} of 120 in calibration and test" in text
+    only_trained = card(judged(), {"num_train": 50, "num_simulated": 50, "labels": {}})
+    assert "50 of 50 in training" in only_trained, "real test films do not hide simulated training"

@@ -1,13 +1,13 @@
 """Judged films to figures with intervals, for model cards and accuracy-versus-cost tables.
 
-Intervals are percentile bootstraps over subjects, because a subject's films are not independent. The
-decision a reader would question: accuracy of the diagnosis counts a film as right only when both findings
-are, so that it is never flattered by the finding that is rare.
+Intervals are percentile bootstraps over subjects, because a subject's films are not independent; those of
+calibration errors are recentred. The decision a reader would question: accuracy of the diagnosis counts a
+film as right only when both findings are, so that it is never flattered by the finding that is rare.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from calibration.fitting import UNREAD
 from calibration.model_calibration import Calibration, Probabilities
-from calibration.reliability import NUM_BINS, top_label
+from calibration.reliability import expected_calibration_error, top_label
 from screener.records import ZONES
 from training.metrics import auc, confusion_matrix, quadratic_weighted_kappa
 
@@ -25,7 +26,14 @@ NUM_DRAWS = 500
 _FEWEST = 20
 """Films below which a slice is not reported."""
 
+DIAGNOSIS_ACCURACY = "diagnosis accuracy (both findings right)"
+STAGE_ACCURACY = "stage accuracy"
+STAGE_KAPPA = "stage quadratic-weighted kappa"
+_MAIN = (DIAGNOSIS_ACCURACY, STAGE_ACCURACY, STAGE_KAPPA)
+
 Statistic = Callable[[npt.NDArray[np.int64]], float]
+Known = npt.NDArray[np.bool_]
+"""(N,) films that were read for a figure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +55,7 @@ class _Judged:
     tb: npt.NDArray[np.float64]
     stage: npt.NDArray[np.float64]
     labels: npt.NDArray[np.int64]
-    """(N, 2) pneumoconiosis, tuberculosis."""
+    """(N, 2) pneumoconiosis, tuberculosis; like the two below `UNREAD` where a film was not read."""
     stages: npt.NDArray[np.int64]
     levels: npt.NDArray[np.int64]
     """(N, 6) drawn zone levels."""
@@ -56,35 +64,65 @@ class _Judged:
     subjects: npt.NDArray[np.str_]
 
 
-def figures_of(films: pl.DataFrame, calibration: Calibration) -> list[Figure]:
-    """Accuracy, agreement, discrimination and calibration of test films.
+def figures_of(
+    films: pl.DataFrame, calibration: Calibration, names: Sequence[str] | None = None
+) -> list[Figure]:
+    """Accuracy, agreement, discrimination and calibration of test films, each over the films read for it.
 
     Args:
-        films: rows with labels and `logit_*` columns, none of them null.
+        films: rows with `logit_*` columns, and labels that are null where a film was not read.
         calibration: of the same model.
+        names: figures wanted; None for all. A figure that no film was read for is left out.
     """
-    j = _judged(films, calibration)
+    judged = _judged(films, calibration)
+    wanted = {
+        name: figure
+        for name, figure in (_pooled(judged) | _calibration_errors(judged) | _recalls(judged)).items()
+        if (names is None or name in names) and figure[1].any()
+    }
+    return [
+        _bootstrap(name, statistic, judged.subjects, known, recentred=name.startswith("ECE"))
+        for name, (statistic, known) in wanted.items()
+    ]
+
+
+def _pooled(j: _Judged) -> dict[str, tuple[Statistic, Known]]:
+    """Accuracies, areas and kappa, each with the films that it is over."""
+    read, staged, graded = j.labels != UNREAD, j.stages != UNREAD, j.levels != UNREAD
     right = ((np.stack([j.pneumoconiosis, j.tb], axis=1) >= 0.5) == (j.labels == 1)).all(axis=1)
     predicted = j.stage.argmax(axis=1)
-    agreed = predicted == j.stages
-    zones_right = (j.zone_levels == j.levels).mean(axis=1)
-    statistics: dict[str, Statistic] = {
-        "diagnosis accuracy (both findings right)": partial(_mean, right),
-        "pneumoconiosis AUC": lambda rows: _area(j.labels[rows, 0], j.pneumoconiosis[rows]),
-        "tuberculosis AUC": lambda rows: _area(j.labels[rows, 1], j.tb[rows]),
-        "stage accuracy": partial(_mean, agreed),
-        "stage quadratic-weighted kappa": lambda rows: quadratic_weighted_kappa(
-            confusion_matrix(j.stages[rows], predicted[rows], 4)
+    num_graded = np.maximum(graded.sum(axis=1), 1)
+    zones_right = ((j.zone_levels == j.levels) & graded).sum(axis=1) / num_graded
+    return {
+        DIAGNOSIS_ACCURACY: (partial(_mean, right), read.all(axis=1)),
+        "pneumoconiosis AUC": (lambda rows: _area(j.labels[rows, 0], j.pneumoconiosis[rows]), read[:, 0]),
+        "tuberculosis AUC": (lambda rows: _area(j.labels[rows, 1], j.tb[rows]), read[:, 1]),
+        STAGE_ACCURACY: (partial(_mean, predicted == j.stages), staged),
+        STAGE_KAPPA: (
+            lambda rows: quadratic_weighted_kappa(confusion_matrix(j.stages[rows], predicted[rows], 4)),
+            staged,
         ),
-        "zone level accuracy": partial(_mean, zones_right),
-        "ECE pneumoconiosis": lambda rows: _ece(j.pneumoconiosis[rows], j.labels[rows, 0]),
-        "ECE tuberculosis": lambda rows: _ece(j.tb[rows], j.labels[rows, 1]),
-        "ECE stage (top label)": lambda rows: _ece(*top_label(j.stage[rows], j.stages[rows])),
+        "zone level accuracy": (partial(_mean, zones_right), graded.any(axis=1)),
     }
-    for stage, roman in enumerate(("0", "I", "II", "III")):
-        if (j.stages == stage).sum() >= _FEWEST // 2:
-            statistics[f"recall of stage {roman}"] = partial(_recall, agreed, j.stages == stage)
-    return [_bootstrap(name, statistic, j.subjects) for name, statistic in statistics.items()]
+
+
+def _calibration_errors(j: _Judged) -> dict[str, tuple[Statistic, Known]]:
+    read, (confidence, sure) = j.labels != UNREAD, top_label(j.stage, j.stages)
+    error = expected_calibration_error
+    return {
+        "ECE pneumoconiosis": (lambda rows: error(j.pneumoconiosis[rows], j.labels[rows, 0]), read[:, 0]),
+        "ECE tuberculosis": (lambda rows: error(j.tb[rows], j.labels[rows, 1]), read[:, 1]),
+        "ECE stage (top label)": (lambda rows: error(confidence[rows], sure[rows]), j.stages != UNREAD),
+    }
+
+
+def _recalls(j: _Judged) -> dict[str, tuple[Statistic, Known]]:
+    agreed = j.stage.argmax(axis=1) == j.stages
+    return {
+        f"recall of stage {roman}": (partial(_recall, agreed, j.stages == stage), j.stages != UNREAD)
+        for stage, roman in enumerate(("0", "I", "II", "III"))
+        if (j.stages == stage).sum() >= _FEWEST // 2
+    }
 
 
 def sliced_figures(films: pl.DataFrame, calibration: Calibration) -> dict[str, list[Figure]]:
@@ -103,9 +141,8 @@ def sliced_figures(films: pl.DataFrame, calibration: Calibration) -> dict[str, l
             middle = size.median()
             slices[f"{name} below its median"] = films.filter(size < middle)
             slices[f"{name} above its median"] = films.filter(size >= middle)
-    keep = (0, 3, 4)
     return {
-        f"{name} ({part.height} films)": [figures_of(part, calibration)[i] for i in keep]
+        f"{name} ({part.height} films)": figures_of(part, calibration, _MAIN)
         for name, part in slices.items()
         if part.height >= _FEWEST
     }
@@ -120,6 +157,17 @@ def segmentation_figures(held_out: pl.DataFrame) -> list[Figure]:
         label = f"lung Dice, {source}, {part.height} films"
         figures.append(_bootstrap(label, partial(_mean, dice), patients))
     return figures
+
+
+def exported_dice(judged: pl.DataFrame) -> list[Figure]:
+    """Mean lung Dice of the exported graph on judged phantoms: other cohort masks are a network's own."""
+    if "lung_dice" not in judged.columns:
+        return []
+    exact = judged.filter(pl.col("lung_dice").is_not_null() & (pl.col("source") == "phantom"))
+    if not exact.height:
+        return []
+    label = f"lung Dice of the exported graph, phantom, {exact.height} films"
+    return [_bootstrap(label, partial(_mean, exact["lung_dice"].to_numpy()), exact["subject_id"].to_numpy())]
 
 
 def frontal_figures(held_out: pl.DataFrame) -> list[Figure]:
@@ -150,17 +198,35 @@ def _judged(films: pl.DataFrame, calibration: Calibration) -> _Judged:
         probabilities.pneumoconiosis,
         probabilities.tb,
         probabilities.stage,
-        films.select("pneumoconiosis", "tb").to_numpy().astype(np.int64),
-        films["stage"].to_numpy().astype(np.int64),
-        films.select(ZONES).to_numpy().astype(np.int64),
+        labels_of(films, ("pneumoconiosis", "tb")),
+        labels_of(films, ("stage",))[:, 0],
+        labels_of(films, ZONES),
         zone_logits.reshape(-1, len(ZONES), 4).argmax(axis=2),
         films["subject_id"].to_numpy(),
     )
 
 
-def _bootstrap(name: str, statistic: Statistic, subjects: npt.NDArray[np.str_]) -> Figure:
-    rows = np.arange(len(subjects))
-    order = np.argsort(subjects, kind="stable")
+def labels_of(films: pl.DataFrame, names: Sequence[str]) -> npt.NDArray[np.int64]:
+    """(N, K) labels of K columns; `UNREAD` where null, or where a cohort has no such column."""
+    columns = [pl.col(name) if name in films.columns else pl.lit(None).alias(name) for name in names]
+    return films.select(column.cast(pl.Int64).fill_null(UNREAD) for column in columns).to_numpy()
+
+
+def _bootstrap(
+    name: str,
+    statistic: Statistic,
+    subjects: npt.NDArray[np.str_],
+    known: Known | None = None,
+    *,
+    recentred: bool = False,
+) -> Figure:
+    """A figure over the films that were read for it, and its interval over their subjects.
+
+    An expected calibration error rises when films are drawn twice, so that its percentiles can lie wholly
+    above it: `recentred` moves them by the mean excess of the draws.
+    """
+    rows = np.arange(len(subjects)) if known is None else np.flatnonzero(known)
+    order = rows[np.argsort(subjects[rows], kind="stable")]
     _, starts = np.unique(subjects[order], return_index=True)
     films_of = np.split(order, starts[1:])
     generator = np.random.default_rng(0)
@@ -168,8 +234,12 @@ def _bootstrap(name: str, statistic: Statistic, subjects: npt.NDArray[np.str_]) 
     for _ in range(NUM_DRAWS):
         chosen = generator.integers(0, len(films_of), len(films_of))
         draws.append(statistic(np.concatenate([films_of[i] for i in chosen])))
-    low, high = np.nanquantile(draws, (0.025, 0.975))
-    return Figure(name, statistic(rows), float(low), float(high))
+    value = statistic(rows)
+    drawn = np.array(draws)[np.isfinite(draws)]
+    if not drawn.size:
+        return Figure(name, value, float("nan"), float("nan"))
+    low, high = np.quantile(drawn, (0.025, 0.975)) - (drawn.mean() - value if recentred else 0.0)
+    return Figure(name, value, max(0.0, float(low)) if recentred else float(low), float(high))
 
 
 def _area(labels: npt.NDArray[np.int64], scores: npt.NDArray[np.float64]) -> float:
@@ -183,13 +253,3 @@ def _mean(values: npt.NDArray[Any], rows: npt.NDArray[np.int64]) -> float:
 def _recall(right: npt.NDArray[np.bool_], among: npt.NDArray[np.bool_], rows: npt.NDArray[np.int64]) -> float:
     held = rows[among[rows]]
     return float(right[held].mean()) if held.size else float("nan")
-
-
-def _ece(probabilities: npt.NDArray[np.float64], outcomes: npt.NDArray[np.int64]) -> float:
-    """Expected calibration error over equal-mass bins, as `expected_calibration_error`.
-
-    That one also gives every bin an exact interval, which is too slow inside a bootstrap.
-    """
-    order = np.argsort(probabilities, kind="stable")
-    bins = np.array_split(order, min(NUM_BINS, order.size))
-    return sum(abs(float(probabilities[b].mean() - outcomes[b].mean())) * b.size for b in bins) / order.size

@@ -9,6 +9,7 @@ and not a campaign's; the card says so, and `screener calibrate` replaces them b
 from __future__ import annotations
 
 import json
+import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from engines.quantised_graph import num_quantised_convolutions
 from screener.canvas import CANVAS_SIDE, CANVAS_VERSION
 from screener.errors import ConfigError
 from screener.records import ZONES
+from training.checkpoints import load_classification, load_segmentation, segmentation_bundle
 from training.classification_task import ClassificationRecipe
 from training.crops import canvases, read_cohort
 from training.export import (
@@ -38,12 +40,14 @@ from training.export import (
     largest_difference,
     round_weights,
 )
+from training.figures import labels_of
+from training.label_checks import LABELS_OF, check_labels
 from training.metrics import dice
-from training.model_card import model_card
+from training.model_card import CardFacts, model_card
+from training.origin import num_simulated
 from training.recipe import load_recipe
-from training.runs import load_classification, load_segmentation
+from training.run_record import FACTS, RECIPE
 from training.segmentation_data import read_grey
-from training.segmentation_task import SegmentationRecipe
 
 PARITY = 1e-4
 """Largest difference between torch and ONNX in float32 that passes, on every output but `box` (pixels)."""
@@ -59,8 +63,8 @@ OnFilms = Callable[[str, int, int], None]
 class PackRecipe:
     """What goes into a bundle."""
 
-    segmentation: str = "segmentation"
-    """Run folder of the segmentation network, below the runs folder."""
+    segmentation: str | None = None
+    """Run folder or bundle, below the runs folder; left out, what the classification's recipe names."""
     classification: str = "classification"
     """Run folder of the classification network, below the runs folder."""
     cohorts: tuple[str, ...] = ("cohort",)
@@ -69,6 +73,10 @@ class PackRecipe:
     version: str = "1"
     licences: tuple[str, ...] = ()
     """Data sets whose films the weights were trained on, each with its terms."""
+    not_used: str = ""
+    """Data sets that were left out of the weights, as a sentence for the card."""
+    failure_modes: tuple[str, ...] = ()
+    """What these networks are known to do badly, a line each for the card."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,36 +94,36 @@ class Graphs:
         return identity_of(sha256(self.segmentation).hexdigest(), sha256(self.classification).hexdigest())
 
 
-def export_graphs(segmentation_run: Path, classification_run: Path) -> Graphs:
-    """Export both networks of two runs and hold them against torch.
+def export_graphs(segmentation: Bundle | Path, classification_run: Path) -> Graphs:
+    """Export both networks and hold them against torch.
+
+    Args:
+        segmentation: run folder, or a bundle whose graph is taken over byte by byte.
+        classification_run: run folder.
 
     Raises:
         ConfigError: a run without checkpoint, or an output that differs by more than `PARITY`.
     """
-    segmentation, classification = (
-        load_segmentation(segmentation_run),
-        load_classification(classification_run),
-    )
-    round_weights(segmentation)
+    classification = load_classification(classification_run)
     round_weights(classification)
-    graphs = Graphs(export_segmentation(segmentation), export_classification(classification))
     feeds = example_feeds(2)
-    canvas = {"canvas": feeds["canvas"]}
-    differences = {
-        **largest_difference(graphs.segmentation, segmentation, canvas, SEGMENTATION_OUTPUTS),
-        **largest_difference(
-            graphs.classification,
-            classification,
-            feeds,
-            CLASSIFICATION_OUTPUTS,
-        ),
-    }
+    exported = export_classification(classification)
+    _check_parity(largest_difference(exported, classification, feeds, CLASSIFICATION_OUTPUTS))
+    if isinstance(segmentation, Bundle):
+        return Graphs(segmentation.read_graph("segmentation"), exported)
+    network = load_segmentation(segmentation)
+    round_weights(network)
+    graph = export_segmentation(network)
+    _check_parity(largest_difference(graph, network, {"canvas": feeds["canvas"]}, SEGMENTATION_OUTPUTS))
+    return Graphs(graph, exported)
+
+
+def _check_parity(differences: dict[str, float]) -> None:
     for name, difference in differences.items():
         if name != "box" and difference > PARITY:
             raise ConfigError(
                 f"exported graph differs from torch: {name} by {difference:.1e}, allowed {PARITY}"
             )
-    return graphs
 
 
 def judge(
@@ -147,7 +155,7 @@ def judge(
     paths = films["canvas"].to_list()
     masks = films["lungs"].to_list() if "lungs" in films.columns else [None] * films.height
     for start in range(0, len(paths), batch_size):
-        canvas = canvases(cohort, paths[start : start + batch_size], start).numpy()
+        canvas = canvases(cohort, paths[start : start + batch_size]).numpy()
         lungs = segmentation.run({"canvas": canvas})
         overlaps += [
             dice(mask.max(axis=0) >= 0.5, read_grey(cohort / path, path) > 0) if path else None
@@ -185,18 +193,34 @@ def logit_columns(found: dict[str, npt.NDArray[np.float32]]) -> dict[str, pl.Ser
 
 
 def calibrate(judged: pl.DataFrame, model_sha256: str) -> Calibration:
-    """Fit scaling and thresholds on the calibration part of judged films."""
-    films = judged.filter((pl.col("split") == "calibration") & pl.col("stage").is_not_null())
+    """Fit scaling and thresholds on the calibration part of judged films, each head on those read for it.
+
+    Args:
+        judged: rows of the calibration part, and others, which are passed over.
+        model_sha256: of the graphs that judged them.
+
+    Raises:
+        ConfigError: a finding was read, but in one kind only; says how often.
+    """
+    check_labels(judged, tuple(LABELS_OF), ("calibration",), trained=False)
+    films = judged.filter(pl.col("split") == "calibration")
+    drawn = num_simulated(films)
     return fit_calibration(
         films.select("logit_pneumoconiosis", "logit_tb").to_numpy(),
-        films.select("pneumoconiosis", "tb").to_numpy(),
+        labels_of(films, ("pneumoconiosis", "tb")),
         films.select([f"logit_stage{k}" for k in range(4)]).to_numpy(),
-        films["stage"].to_numpy(),
+        labels_of(films, ("stage",))[:, 0],
         model_sha256=model_sha256,
-        fitted_on=FittedOn(
-            films.height, "simulated findings in phantoms and real films, calibration part", simulated=True
-        ),
+        fitted_on=FittedOn(films.height, _described(drawn, films.height), simulated=drawn > 0),
     )
+
+
+def _described(drawn: int, films: int) -> str:
+    if drawn == films:
+        return "simulated findings in phantoms and real films, calibration part"
+    if drawn:
+        return f"readings of films, and simulated findings in {drawn} of {films}, calibration part"
+    return "readings of films, calibration part"
 
 
 def pack(recipe: PackRecipe, data: Path, runs: Path, out: Path, *, on_films: OnFilms | None = None) -> Bundle:
@@ -210,25 +234,40 @@ def pack(recipe: PackRecipe, data: Path, runs: Path, out: Path, *, on_films: OnF
         on_films: see `judge`.
 
     Raises:
-        ConfigError: a run or cohort that cannot be used, or a failed verification.
+        ConfigError: a run or cohort that cannot be used, a calibration or test part without films or with one
+            kind of them, or a failed verification.
     """
-    graphs = export_graphs(runs / recipe.segmentation, runs / recipe.classification)
+    run = runs / recipe.classification
+    trained = load_recipe(run / RECIPE, ClassificationRecipe)
+    source = recipe.segmentation or trained.segmentation
+    bundle = segmentation_bundle(source, runs)
+    tables = pl.concat([read_cohort(data / name) for name in recipe.cohorts], how="diagonal_relaxed")
+    check_labels(tables, tuple(LABELS_OF), ("calibration", "test"), trained=False)
+    graphs = export_graphs(bundle or runs / str(source), run)
     judged = pl.concat(
         [judge(graphs, data / name, ("calibration", "test"), on_films=on_films) for name in recipe.cohorts],
         how="diagonal_relaxed",
     )
-    judged.write_parquet(runs / recipe.classification / "judged.parquet")
+    judged.write_parquet(run / "judged.parquet")
     calibration = calibrate(judged, graphs.model_sha256)
-    calibration.save(runs / recipe.classification / "calibration.json")
+    calibration.save(run / "calibration.json")
     card = model_card(
-        judged.filter(pl.col("split") == "test"),
+        judged,
         calibration,
-        segmentation=pl.read_parquet(runs / recipe.segmentation / "test.parquet"),
-        licences=recipe.licences,
-        facts=json.loads((runs / recipe.classification / "run.json").read_text()),
-        network=load_recipe(runs / recipe.classification / "recipe.toml", ClassificationRecipe).network,
-        training=_effort(runs, recipe),
-        intended_use=INTENDED_USE,
+        CardFacts(
+            name=recipe.name,
+            intended_use=INTENDED_USE,
+            licences=recipe.licences,
+            not_used=recipe.not_used,
+            failure_modes=recipe.failure_modes,
+            network=trained.network,
+            training="\n".join(_efforts(None if bundle else source, recipe.classification, data, runs)),
+            run=json.loads((run / FACTS).read_text()),
+            segmentation_from=None
+            if bundle is None
+            else f"{bundle.manifest.name} {bundle.manifest.version}, model {bundle.model_sha256[:12]}",
+        ),
+        segmentation=None if bundle else pl.read_parquet(runs / str(source) / "test.parquet"),
     )
     return write_bundle(
         out,
@@ -241,7 +280,7 @@ def pack(recipe: PackRecipe, data: Path, runs: Path, out: Path, *, on_films: OnF
             classification=graphs.classification,
             labels=Labels(("pneumoconiosis", "tb"), ("0", "I", "II", "III"), ZONES),
             mask_convention="patient_right_then_left",
-            calibration=(runs / recipe.classification / "calibration.json").read_bytes(),
+            calibration=(run / "calibration.json").read_bytes(),
             model_card=card,
             licences=recipe.licences,
             intended_use=INTENDED_USE,
@@ -249,17 +288,24 @@ def pack(recipe: PackRecipe, data: Path, runs: Path, out: Path, *, on_films: OnF
     )
 
 
-def _effort(runs: Path, recipe: PackRecipe) -> str:
-    """Epochs and hours of both runs, and the runs that they started from, as Markdown."""
-    segmentation = load_recipe(runs / recipe.segmentation / "recipe.toml", SegmentationRecipe)
-    classification = load_recipe(runs / recipe.classification / "recipe.toml", ClassificationRecipe)
-    lines = []
-    for title, name, started in (
-        ("segmentation", recipe.segmentation, segmentation.initial_run),
-        ("classification", recipe.classification, classification.initial_run),
-    ):
-        metrics = pl.read_parquet(runs / name / "metrics.parquet")
-        origin = " after an earlier, shorter run" if started else ""
+def _efforts(segmentation: str | None, classification: str, data: Path, runs: Path) -> list[str]:
+    """Epochs and hours of each run, and of the runs that it started from, as Markdown."""
+    lines = [] if segmentation is None else _effort("segmentation", runs / segmentation, data)
+    return [*lines, *_effort("classification", runs / classification, runs)]
+
+
+def _effort(title: str, run: Path, below: Path) -> list[str]:
+    """One line a run, back to the first; `below` holds the runs that it started from."""
+    lines: list[str] = []
+    passed: set[Path] = set()
+    while run not in passed and (run / "metrics.parquet").exists():
+        passed.add(run)
+        metrics = pl.read_parquet(run / "metrics.parquet")
         minutes = float(metrics["seconds"][-1]) / 60
-        lines.append(f"* {title}: {metrics.height} epochs, {minutes:.0f} minutes{origin}.")
-    return "\n".join(lines)
+        before = " before that" if lines else ""
+        lines.append(f"* {title}{before}: {metrics.height} epochs, {minutes:.0f} minutes.")
+        settings = tomllib.loads((run / RECIPE).read_text(encoding="utf-8"))
+        if settings.get("initial_run") is None:
+            return lines
+        run = below / settings["initial_run"]
+    return [*lines, f"* {title} before that: a run whose figures are not at hand."]
