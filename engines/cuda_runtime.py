@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -92,6 +93,11 @@ class CudaRuntime:
             return self._call("cudaGraphInstantiate", graph, 0)
         finally:
             self._call("cudaGraphDestroy", graph)
+
+    def abandon_capture(self, stream: int) -> None:
+        """Stop recording and throw away what was recorded. Raises nothing: another error is on its way."""
+        with suppress(EngineError):  # a recording that became invalid leaves no graph
+            self._call("cudaGraphDestroy", self._call("cudaStreamEndCapture", stream))
 
     def launch(self, graph: Any, stream: int) -> None:  # noqa: ANN401
         """Run a recorded graph on a stream."""

@@ -111,9 +111,12 @@ def _installed_backend(gpu: Gpu, candidates: tuple[Backend, ...]) -> Backend:
             reasons.append(f"TensorRT-RTX has no kernels for {gpu}")
             continue
         try:
-            importlib.import_module(backend)
+            module = importlib.import_module(backend)
         except ImportError as error:  # also raised by bindings whose shared libraries are missing
             reasons.append(f"{backend} not usable ({error}; {_INSTALL[backend]})")
+            continue
+        if backend == "torch" and not module.cuda.is_available():
+            reasons.append("torch not usable (this build cannot use the GPU)")
             continue
         return backend
     raise EngineError(f"no engine for {gpu}: " + "; ".join(reasons))

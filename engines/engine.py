@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, runtime_checkable
 
 import numpy.typing as npt
 
@@ -19,6 +19,9 @@ from engines.devices import Choice, Device, choose
 from engines.errors import EngineError
 from engines.plan_cache import PlanCache
 from engines.tensor_spec import TensorSpec, check_specs
+
+if TYPE_CHECKING:
+    from engines.tensorrt_plans import OnBuild
 
 Precision = Literal["auto", "fp32", "bf16", "fp16", "int8"]
 """Arithmetic of the network; `auto` takes the fastest: int8 on a CPU where the bundle has int8 graphs, else
@@ -64,6 +67,13 @@ class Engine(Protocol):
         """Give back the device's memory; the engine cannot run afterwards."""
 
 
+@runtime_checkable
+class PlanEngine(Protocol):
+    """An engine that runs a plan which `engines verify` may have judged."""
+
+    is_verified: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Engines:
     """The two engines of a bundle; closes both when its `with` block ends."""
@@ -74,6 +84,8 @@ class Engines:
     """What runs, and why it was chosen."""
     precision: str
     """Arithmetic of both engines: fp32, bf16, fp16 or int8; where they differ both, as `int8+bf16`."""
+    plans: Literal["verified", "unverified"] | None = None
+    """Whether both TensorRT plans passed `engines verify`; None where no plan is used."""
 
     def __enter__(self) -> Self:
         return self
@@ -96,6 +108,7 @@ def open_engines(
     precision: Precision = "auto",
     batch_size: int = 8,
     threads: int | None = None,
+    on_build: OnBuild | None = None,
 ) -> Engines:
     """Open a bundle's segmentation and classification engines on one device.
 
@@ -105,14 +118,17 @@ def open_engines(
         precision: arithmetic of both networks.
         batch_size: most images a caller will hand to `run` at once (a hint: `run` takes any number).
         threads: CPU threads inference may use; None means every core this process may use.
+        on_build: told graph, precision and progress while a missing TensorRT plan is built; returning False
+            cancels the build.
 
     Raises:
-        EngineError: no such device or library, or a graph that does not honour the manifest.
+        EngineError: no such device or library, a plan that failed verification, or a graph that does not
+            honour the manifest.
     """
     choice = choose(device)
-    segmentation = _open(bundle, "segmentation", choice, precision, batch_size, threads)
+    segmentation = _open(bundle, "segmentation", choice, precision, batch_size, threads, on_build)
     try:
-        classification = _open(bundle, "classification", choice, precision, batch_size, threads)
+        classification = _open(bundle, "classification", choice, precision, batch_size, threads, on_build)
     except BaseException:
         segmentation.close()
         raise
@@ -121,7 +137,16 @@ def open_engines(
         classification=classification,
         description=f"{segmentation.description}; {choice.reason}",
         precision="+".join(dict.fromkeys((segmentation.precision, classification.precision))),
+        plans=_standing(segmentation, classification),
     )
+
+
+def _standing(*engines: Engine) -> Literal["verified", "unverified"] | None:
+    """What is known of the plans behind engines; only TensorRT's have any."""
+    found = [engine.is_verified for engine in engines if isinstance(engine, PlanEngine)]
+    if not found:
+        return None
+    return "verified" if all(found) else "unverified"
 
 
 def open_engine(
@@ -144,6 +169,7 @@ def _open(
     precision: Precision,
     batch_size: int,
     threads: int | None,
+    on_build: OnBuild | None = None,
 ) -> Engine:
     """Open the chosen backend and hold its tensors against the manifest."""
     graph = bundle.graph(graph_name)
@@ -166,7 +192,7 @@ def _open(
             micro_batch=batch_size,
         )
     else:
-        engine = _open_tensorrt(bundle, graph_name, choice, precision, batch_size)
+        engine = _open_tensorrt(bundle, graph_name, choice, precision, batch_size, on_build)
     try:
         check_specs(f"{graph_name} inputs", found=engine.inputs, expected=graph.inputs)
         check_specs(f"{graph_name} outputs", found=engine.outputs, expected=graph.outputs)
@@ -185,17 +211,29 @@ def _plan_cache() -> PlanCache | None:
 
 
 def _open_tensorrt(
-    bundle: Bundle, graph_name: str, choice: Choice, precision: Precision, batch_size: int
+    bundle: Bundle,
+    graph_name: str,
+    choice: Choice,
+    precision: Precision,
+    batch_size: int,
+    on_build: OnBuild | None,
 ) -> Engine:
     from engines.tensorrt import load_tensorrt
     from engines.tensorrt_build import BatchProfile
-    from engines.tensorrt_plans import open_plan, typed_graph
+    from engines.tensorrt_plans import open_plan, progress_of, typed_graph
 
     assert choice.gpu is not None
     graph = typed_graph(bundle, graph_name, _gpu_precision(precision))
-    profile = BatchProfile()
-    trt = load_tensorrt(choice.backend)
-    return open_plan(trt, bundle, graph, choice.gpu, profile, PlanCache(), batch_size=batch_size)
+    return open_plan(
+        load_tensorrt(choice.backend),
+        bundle,
+        graph,
+        choice.gpu,
+        BatchProfile(),
+        PlanCache(),
+        batch_size=batch_size,
+        on_progress=progress_of(graph, on_build),
+    )
 
 
 def _gpu_precision(precision: Precision) -> str:

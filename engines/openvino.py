@@ -24,7 +24,7 @@ from engines.errors import EngineError
 from engines.lanes import LanePool
 from engines.onnx_header import read_onnx_header
 from engines.plan_cache import PlanCache, PlanKey
-from engines.tensor_spec import check_feeds
+from engines.tensor_spec import check_feeds, filled_up
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -127,10 +127,9 @@ class OpenVinoEngine:
         self._lanes.drain()
 
     def _start(self, lane: _Request, feeds: Arrays, count: int) -> None:
-        missing = self._micro_batch - count
         lane.padded = {}
-        if missing:
-            feeds = {name: _padded(array, missing) for name, array in feeds.items()}
+        if count < self._micro_batch:
+            feeds = {name: filled_up(array, self._micro_batch) for name, array in feeds.items()}
             lane.padded = {
                 spec.name: np.empty(spec.of_batch(self._micro_batch), spec.dtype) for spec in self.outputs
             }
@@ -206,7 +205,8 @@ def _compile(
         with suppress(EngineError):  # a full disk costs the next start half a second
             seconds = time.perf_counter() - started
             plan = compiled.export_model().getvalue()
-            cache.store(key, plan, num_layers=len(network.get_ops()), build_seconds=seconds)
+            num_layers = len(compiled.get_runtime_model().get_ops())
+            cache.store(key, plan, num_layers=num_layers, build_seconds=seconds)
     return compiled
 
 
@@ -253,7 +253,3 @@ def _instruction_set(compiled: ov.CompiledModel) -> str:
 def _last_line(error: Exception) -> str:
     """The cause at the end of OpenVINO's multi-line messages."""
     return next((line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
-
-
-def _padded(array: npt.NDArray[Any], missing: int) -> npt.NDArray[Any]:
-    return np.concatenate([array, np.repeat(array[-1:], missing, axis=0)])

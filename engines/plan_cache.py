@@ -14,14 +14,16 @@ import os
 import tempfile
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from engines.errors import EngineError
 from engines.user_cache import is_private_folder, user_cache_folder
 
 MAX_PLANS = 16
-"""The least recently written plans beyond this number are removed."""
+"""The least recently written plans beyond this number are removed, except those that failed verification: a
+run would build them again and use them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +52,40 @@ class PlanKey:
 
 
 @dataclass(frozen=True, slots=True)
+class Verdict:
+    """How a pair of plans compared with the torch reference on real canvases; kept with both."""
+
+    failures: tuple[str, ...]
+    """What was not kept, in words; empty when it passed."""
+    num_images: int
+    largest_logit_error: float
+    mean_logit_error: float
+    """Of the worst head."""
+    stage_flips: float
+    """Share of images, 0 to 1."""
+    diagnosis_flips: float
+    mask_dice: float
+
+
+@dataclass(frozen=True, slots=True)
 class PlanRecord:
     """What is written beside a plan."""
 
     key: PlanKey
     plan_sha256: str
     size_bytes: int
-    num_layers: int
+    num_layers: int | None
+    """Layers after fusion; None where the compiler does not say."""
     build_seconds: float
+    verdict: Verdict | None = None
+    """None until the plan is verified."""
+
+    @property
+    def standing(self) -> Literal["unverified", "verified", "failed"]:
+        """What is known of the plan's results."""
+        if self.verdict is None:
+            return "unverified"
+        return "failed" if self.verdict.failures else "verified"
 
 
 class PlanCache:
@@ -84,8 +112,8 @@ class PlanCache:
 
     def load(self, key: PlanKey) -> bytes | None:
         """The plan for a key, or None if there is none or its digest does not match."""
-        record = self._record(self.folder / f"{key.digest}.json")
-        if record is None or record.key != key:
+        record = self.record(key)
+        if record is None:
             return None
         try:
             plan = (self.folder / f"{key.digest}.plan").read_bytes()
@@ -93,7 +121,25 @@ class PlanCache:
             return None
         return plan if hashlib.sha256(plan).hexdigest() == record.plan_sha256 else None
 
-    def store(self, key: PlanKey, plan: bytes, *, num_layers: int, build_seconds: float) -> PlanRecord:
+    def record(self, key: PlanKey) -> PlanRecord | None:
+        """The record for a key, or None if there is none."""
+        record = self._record(self.folder / f"{key.digest}.json")
+        return record if record is not None and record.key == key else None
+
+    def judge(self, record: PlanRecord, verdict: Verdict) -> PlanRecord:
+        """Write a verdict into a plan's record. It holds for that plan only: one built anew is unverified.
+
+        Raises:
+            EngineError: the record cannot be written.
+        """
+        judged = replace(record, verdict=verdict)
+        try:
+            self._write_record(judged)
+        except OSError as error:
+            raise EngineError(f"a plan's verdict could not be kept: {error.strerror}") from error
+        return judged
+
+    def store(self, key: PlanKey, plan: bytes, *, num_layers: int | None, build_seconds: float) -> PlanRecord:
         """Write a plan, then its record; a full disk leaves neither.
 
         Raises:
@@ -102,10 +148,11 @@ class PlanCache:
         record = PlanRecord(key, hashlib.sha256(plan).hexdigest(), len(plan), num_layers, build_seconds)
         try:
             self._write(f"{key.digest}.plan", plan)
-            self._write(f"{key.digest}.json", (json.dumps(asdict(record), indent=2) + "\n").encode())
+            self._write_record(record)
         except OSError as error:
             raise EngineError(f"a compiled network could not be kept: {error.strerror}") from error
-        for old in self.records()[MAX_PLANS:]:
+        usable = [kept for kept in self.records() if kept.standing != "failed"]
+        for old in usable[MAX_PLANS:]:
             self.remove(old.key)
         return record
 
@@ -122,9 +169,16 @@ class PlanCache:
     def _record(self, file: Path) -> PlanRecord | None:
         try:
             root = json.loads(file.read_bytes())
-            return PlanRecord(**{**root, "key": PlanKey(**root["key"])})
-        except (OSError, ValueError, TypeError, KeyError):
+            verdict = root.get("verdict")
+            if verdict is not None:
+                verdict = Verdict(**{**verdict, "failures": tuple(verdict["failures"])})
+            return PlanRecord(**{**root, "key": PlanKey(**root["key"]), "verdict": verdict})
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
             return None
+
+    def _write_record(self, record: PlanRecord) -> None:
+        text = json.dumps(asdict(record), indent=2) + "\n"
+        self._write(f"{record.key.digest}.json", text.encode())
 
     def _write(self, name: str, content: bytes) -> None:
         handle, temporary = tempfile.mkstemp(dir=self.folder, prefix=".writing-")

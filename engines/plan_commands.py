@@ -1,13 +1,13 @@
 """What `screener engines build|list|verify` do; the command line only parses and prints.
 
-The decision a reader would question: a plan is first built and kept, then verified, and taken out of the
-cache again if it fails. A run in between is no risk (a campaign's engines are opened once), and a build of
-minutes is not lost to a verification that was interrupted.
+The decision a reader would question: a plan is first built and kept, then verified. A build of minutes is not
+lost to a verification that was interrupted, and what a run in between used is written in its `run.json` as
+unverified. A plan that fails keeps its place with the verdict, so that no run builds it again unawares.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,13 +20,10 @@ from engines.devices import Gpu, choose
 from engines.engine import Engines, open_engines
 from engines.errors import EngineError
 from engines.manifest import GRAPHS
-from engines.plan_cache import PlanCache, PlanRecord
+from engines.plan_cache import PlanCache, PlanRecord, Verdict
 from engines.tensorrt import load_tensorrt
-from engines.tensorrt_build import BatchProfile, BuildProgress
-from engines.tensorrt_plans import ensure_plan, open_plan, typed_graph
-
-OnBuild = Callable[[str, str, BuildProgress], bool]
-"""Told graph, precision and progress of a build; returning False cancels it."""
+from engines.tensorrt_build import BatchProfile
+from engines.tensorrt_plans import OnBuild, TypedGraph, ensure_plan, open_plan, progress_of, typed_graph
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +43,21 @@ class Verification:
     precision: str
     comparison: Comparison
     failures: tuple[str, ...]
-    """Empty: the plans stay registered."""
+    """Empty: the plans are registered as verified."""
+
+    @property
+    def verdict(self) -> Verdict:
+        """What is written beside each plan of the pair."""
+        found = self.comparison
+        return Verdict(
+            failures=self.failures,
+            num_images=found.num_images,
+            largest_logit_error=max(error.largest for error in found.logits),
+            mean_logit_error=max(error.mean for error in found.logits),
+            stage_flips=found.stage_flips,
+            diagnosis_flips=found.diagnosis_flips,
+            mask_dice=found.mask_dice,
+        )
 
 
 def plan_target(gpu_index: int = 0) -> PlanTarget:
@@ -68,7 +79,7 @@ def build_plans(
     cache: PlanCache,
     on_build: OnBuild | None = None,
 ) -> Iterator[PlanRecord]:
-    """Build both graphs in each precision; those already in the cache are not built again.
+    """Build both graphs in each precision; of those in the cache only the ones that failed verification.
 
     Raises:
         EngineError: a build failed or was cancelled.
@@ -76,11 +87,10 @@ def build_plans(
     for precision in precisions:
         for name in GRAPHS:
             graph = typed_graph(bundle, name, precision)
-
-            def report(progress: BuildProgress, name: str = name, precision: str = precision) -> bool:
-                return on_build is None or on_build(name, precision, progress)
-
-            yield ensure_plan(target.trt, graph, target.gpu, target.profile, cache, on_progress=report)
+            known = cache.record(graph.key(target.trt, target.gpu, target.profile))
+            if known is not None and known.standing == "failed":
+                cache.remove(known.key)
+            yield _ensure(graph, target, cache, on_build)
 
 
 def list_plans(cache: PlanCache) -> tuple[PlanRecord, ...]:
@@ -95,8 +105,11 @@ def verify_plans(
     cache: PlanCache,
     canvas: npt.NDArray[np.float32],
     limits: Limits | None = None,
+    on_build: OnBuild | None = None,
 ) -> Iterator[Verification]:
-    """Hold each precision's plans against torch in float32, and remove those that fail from the cache.
+    """Hold each precision's plans against torch in float32, and write the verdict beside them.
+
+    A pair that fails is not registered: no run opens it until it passes or is built again.
 
     Args:
         bundle: whose graphs.
@@ -105,20 +118,21 @@ def verify_plans(
         cache: where the plans are.
         canvas: (N, 1, S, S) real canvases.
         limits: what must be kept.
+        on_build: told how far the build of a missing plan is.
 
     Raises:
         EngineError: a plan cannot be built or run.
     """
     with reference_engines(bundle) as reference:
         for precision in precisions:
-            with _open_pair(bundle, precision, target, cache) as candidate:
+            graphs = [typed_graph(bundle, name, precision) for name in GRAPHS]
+            records = [_ensure(graph, target, cache, on_build) for graph in graphs]
+            with _open_pair(bundle, graphs, target, cache) as candidate:
                 comparison = compare(reference, candidate, canvas)
-            failures = (limits or Limits()).failures(comparison)
-            if failures:
-                for name in GRAPHS:
-                    graph = typed_graph(bundle, name, precision)
-                    cache.remove(graph.key(target.trt, target.gpu, target.profile))
-            yield Verification(precision, comparison, failures)
+            verification = Verification(precision, comparison, (limits or Limits()).failures(comparison))
+            for record in records:
+                cache.judge(record, verification.verdict)
+            yield verification
 
 
 def verify_cpu(
@@ -149,11 +163,15 @@ def reference_engines(bundle: Bundle) -> Engines:
     return Engines(segmentation, classification, segmentation.description, "fp32")
 
 
-def _open_pair(bundle: Bundle, precision: str, target: PlanTarget, cache: PlanCache) -> Engines:
+def _ensure(graph: TypedGraph, target: PlanTarget, cache: PlanCache, on_build: OnBuild | None) -> PlanRecord:
+    on_progress = progress_of(graph, on_build)
+    return ensure_plan(target.trt, graph, target.gpu, target.profile, cache, on_progress=on_progress)
+
+
+def _open_pair(bundle: Bundle, graphs: Sequence[TypedGraph], target: PlanTarget, cache: PlanCache) -> Engines:
     opened = []
     try:
-        for name in GRAPHS:
-            graph = typed_graph(bundle, name, precision)
+        for graph in graphs:
             opened.append(
                 open_plan(
                     target.trt,
@@ -163,10 +181,11 @@ def _open_pair(bundle: Bundle, precision: str, target: PlanTarget, cache: PlanCa
                     target.profile,
                     cache,
                     batch_size=target.profile.typical,
+                    even_failed=True,
                 )
             )
     except BaseException:
         for engine in opened:
             engine.close()
         raise
-    return Engines(opened[0], opened[1], opened[0].description, precision)
+    return Engines(opened[0], opened[1], opened[0].description, graphs[0].precision)

@@ -88,5 +88,11 @@ def check_feeds(inputs: Sequence[TensorSpec], feeds: Mapping[str, npt.NDArray[An
     return count
 
 
+def filled_up(array: npt.NDArray[Any], count: int) -> npt.NDArray[Any]:
+    """A short batch (n, ...) with its last image repeated to (count, ...); n is 1 to `count`."""
+    missing = count - len(array)
+    return np.concatenate([array, np.repeat(array[-1:], missing, axis=0)]) if missing else array
+
+
 def _listed(specs: Sequence[TensorSpec]) -> str:
     return "; ".join(str(spec) for spec in specs) or "none"

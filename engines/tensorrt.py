@@ -20,7 +20,7 @@ from engines.cuda_runtime import CudaRuntime
 from engines.devices import Gpu
 from engines.errors import EngineError
 from engines.lanes import LanePool
-from engines.tensor_spec import TensorSpec, check_feeds
+from engines.tensor_spec import TensorSpec, check_feeds, filled_up
 from engines.tensorrt_build import error_text, make_logger, make_recorder
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -60,6 +60,7 @@ class TensorRtEngine:
         precision: arithmetic the plan was built with, for the description.
         batch_size: images per enqueue; the plan's profile must hold it.
         streams: enqueues in flight.
+        is_verified: the plan was held against the torch reference and passed.
 
     Raises:
         EngineError: the plan does not fit this GPU, library, batch size or graph; carries TensorRT's text.
@@ -77,8 +78,10 @@ class TensorRtEngine:
         precision: str,
         batch_size: int = 8,
         streams: int = STREAMS,
+        is_verified: bool = False,
     ) -> None:
         self.inputs, self.outputs, self.precision = inputs, outputs, precision
+        self.is_verified = is_verified
         self._runtime, self._batch_size = runtime, batch_size
         self._logger, self._recorder = make_logger(trt), make_recorder(trt)
         self._trt_runtime = trt.Runtime(self._logger)
@@ -127,9 +130,8 @@ class TensorRtEngine:
     def _start(self, lane: _Lane, feeds: Arrays) -> None:
         """Stage a chunk and enqueue copy in, network and copy out."""
         for spec in self.inputs:
-            staged, array = lane.host[spec.name], feeds[spec.name]
-            staged[: len(array)] = array
-            staged[len(array) :] = array[-1]
+            staged = lane.host[spec.name]
+            staged[:] = filled_up(feeds[spec.name], self._batch_size)
             self._runtime.copy_to_device(lane.device[spec.name], staged, lane.stream)
         graph = lane.graphs.get(self._batch_size)
         if graph is None:
@@ -157,9 +159,13 @@ class TensorRtEngine:
         self._runtime.begin_capture(lane.stream)
         try:
             self._enqueue(lane)
-        finally:
-            graph = self._runtime.end_capture(lane.stream)
-        return graph
+        except BaseException:
+            self._runtime.abandon_capture(lane.stream)
+            raise
+        try:
+            return self._runtime.end_capture(lane.stream)
+        except EngineError as error:
+            raise EngineError(f"{error}: {self._errors()}") from error
 
     def _enqueue(self, lane: _Lane) -> None:
         self._require(lane.context.execute_async_v3(lane.stream), "TensorRT failed")

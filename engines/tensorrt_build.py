@@ -4,6 +4,9 @@ Works alike with `tensorrt` (10.13 to 11) and `tensorrt_rtx`: the module is pass
 them: TensorRT 10 types a graph strongly only if asked to, 11 and RTX always do. Building needs no GPU with
 TensorRT-RTX, which is how the tests compile for real on any machine. TensorRT reports most failures by
 returning None, False or a negative number; each is checked here.
+
+The decision a reader would question: the build runs on a thread of its own. An exception raised in one of
+TensorRT's callbacks is lost, so Ctrl-C must reach a thread that only waits, and end the build from there.
 """
 
 from __future__ import annotations
@@ -11,9 +14,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from engines.cuda_runtime import CudaRuntime
 from engines.errors import EngineError
 from engines.quantised_graph import check_quantisation
 
@@ -62,8 +67,8 @@ class BuiltPlan:
     """A compiled plan."""
 
     plan: bytes
-    num_layers: int
-    """Layers of the network before TensorRT fused them."""
+    num_layers: int | None
+    """Layers after fusion; None without a GPU, which reading a plan needs."""
     seconds: float
 
 
@@ -78,8 +83,9 @@ def build_plan(
     *,
     on_progress: OnProgress | None = None,
     workspace_bytes: int = WORKSPACE_BYTES,
+    device: int = 0,
 ) -> BuiltPlan:
-    """Compile a typed ONNX graph.
+    """Compile a typed ONNX graph. An exception in the waiting thread, such as Ctrl-C, cancels the build.
 
     Args:
         trt: the module `tensorrt` or `tensorrt_rtx`.
@@ -87,19 +93,34 @@ def build_plan(
         profile: batch sizes.
         on_progress: told how far the build is; may cancel it.
         workspace_bytes: limit of TensorRT's scratch memory.
+        device: index of the GPU to build for.
 
     Raises:
         EngineError: the graph cannot be parsed or built, or the build was cancelled; carries TensorRT's text.
     """
     check_quantisation(model)
-    logger, recorder = make_logger(trt), make_recorder(trt)
-    monitor = make_monitor(trt, on_progress) if on_progress else None
-    builder = trt.Builder(logger)
-    try:
-        return _build(trt, builder, recorder, model, profile, monitor, workspace_bytes)
-    finally:
-        # TensorRT holds bare pointers: a recorder that Python frees first crashes the builder's destructor.
-        builder.error_recorder = None
+    is_left = threading.Event()
+
+    def go_on(progress: BuildProgress) -> bool:
+        return not is_left.is_set() and (on_progress is None or on_progress(progress))
+
+    def build() -> BuiltPlan:
+        if device:  # a new thread starts on GPU 0
+            CudaRuntime(device)
+        logger, recorder = make_logger(trt), make_recorder(trt)
+        builder = trt.Builder(logger)
+        try:
+            return _build(trt, builder, recorder, model, profile, make_monitor(trt, go_on), workspace_bytes)
+        finally:
+            # TensorRT holds bare pointers: a recorder freed first crashes the builder's destructor.
+            builder.error_recorder = None
+
+    with ThreadPoolExecutor(1, thread_name_prefix="build") as executor:
+        building = executor.submit(build)
+        try:
+            return building.result()
+        finally:
+            is_left.set()
 
 
 def _build(
@@ -120,17 +141,24 @@ def _build(
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_bytes)
     _add_profile(builder, network, config, profile)
     config.progress_monitor = monitor
-    num_layers = int(network.num_layers)
     try:
         plan = builder.build_serialized_network(network, config)
     finally:
         config.progress_monitor = None
     if plan is None:
-        if monitor is not None and monitor.cancelled:
+        if monitor.cancelled:
             raise EngineError("the build was cancelled")
         reason = error_text(recorder, builder.logger)
         raise EngineError(f"TensorRT could not build the graph: {reason}")
-    return BuiltPlan(bytes(plan), num_layers, time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    return BuiltPlan(bytes(plan), layers_after_fusion(trt, builder.logger, bytes(plan)), seconds)
+
+
+def layers_after_fusion(trt: Any, logger: Any, plan: bytes) -> int | None:  # noqa: ANN401
+    """How many layers a plan runs; None where it cannot be read, as without a GPU."""
+    runtime = trt.Runtime(logger)
+    engine = runtime.deserialize_cuda_engine(plan)
+    return None if engine is None else int(engine.num_layers)
 
 
 def error_text(recorder: Any, logger: Any) -> str:  # noqa: ANN401

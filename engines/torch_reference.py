@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from engines.errors import EngineError
 from engines.onnx_header import read_onnx_header
-from engines.tensor_spec import TensorSpec, check_feeds
+from engines.tensor_spec import TensorSpec, check_feeds, filled_up
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -117,7 +117,8 @@ class TorchEngine:
             try:
                 for start in range(0, count, self._micro_batch):
                     stop = min(start + self._micro_batch, count)
-                    chunk = [self._filled(feeds[spec.name][start:stop]) for spec in self.inputs]
+                    images = [filled_up(feeds[s.name][start:stop], self._micro_batch) for s in self.inputs]
+                    chunk = [torch.from_numpy(np.ascontiguousarray(array)) for array in images]
                     for spec, output in zip(self.outputs, self._compute(chunk), strict=True):
                         results[spec.name][start:stop] = output[: stop - start]
             except RuntimeError as error:
@@ -128,12 +129,6 @@ class TorchEngine:
         """Drop the module and its buffers."""
         with self._lock:
             self._module = self._captured = None
-
-    def _filled(self, array: npt.NDArray[Any]) -> Tensor:
-        missing = self._micro_batch - len(array)
-        if missing:
-            array = np.concatenate([array, np.repeat(array[-1:], missing, axis=0)])
-        return torch.from_numpy(np.ascontiguousarray(array))
 
     def _compute(self, chunk: list[Tensor]) -> list[npt.NDArray[Any]]:
         """One micro-batch, on the device and back."""

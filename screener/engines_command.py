@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +12,7 @@ from screener.errors import ConfigError, ExitCode
 
 if TYPE_CHECKING:
     from engines.plan_cache import PlanRecord
-    from engines.plan_commands import OnBuild, Verification
+    from engines.plan_commands import Verification
     from screener.records import Float32
 
 app = typer.Typer(help="Compile networks ahead and check them.", no_args_is_help=True)
@@ -32,11 +31,12 @@ def build(bundle: BundlePath = None, precision: PrecisionList = "fp16", device: 
     """Build TensorRT plans for a GPU, with progress and time left."""
     from engines.plan_cache import PlanCache
     from engines.plan_commands import build_plans, plan_target
+    from screener.progress import build_progress
     from screener.run import open_verified
 
     opened, wanted = open_verified(bundle), _precisions(precision)
     target = plan_target(device)
-    with _build_progress() as on_build:
+    with build_progress() as on_build:
         records = list(build_plans(opened, wanted, target, PlanCache(), on_build))
     _print_plans(records)
 
@@ -57,9 +57,10 @@ def verify(
     precision: PrecisionList = "bf16",
     device: Annotated[str, typer.Option(help="cpu, or the number of a GPU.")] = "cpu",
 ) -> None:
-    """Hold engines against plain torch on real films; plans that fail are removed."""
+    """Hold engines against plain torch on real films; a plan that fails is not registered: no run uses it."""
     from engines.plan_cache import PlanCache
     from engines.plan_commands import plan_target, verify_cpu, verify_plans
+    from screener.progress import build_progress
     from screener.run import open_verified
 
     opened, wanted = open_verified(bundle), _precisions(precision)
@@ -67,7 +68,9 @@ def verify(
     if device == "cpu":
         verified = list(verify_cpu(opened, wanted, canvas))
     elif device.isdigit():
-        verified = list(verify_plans(opened, wanted, plan_target(int(device)), PlanCache(), canvas))
+        target, cache = plan_target(int(device)), PlanCache()
+        with build_progress() as on_build:
+            verified = list(verify_plans(opened, wanted, target, cache, canvas, on_build=on_build))
     else:
         raise ConfigError(f"--device {device}: expected cpu or the number of a GPU")
     _print_verified(verified)
@@ -103,49 +106,32 @@ def _canvases(films: Path) -> Float32:
     return np.concatenate(taken)[:MAX_FILMS]
 
 
-@contextmanager
-def _build_progress() -> Iterator[OnBuild]:
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        TaskID,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    from engines.tensorrt_build import BuildProgress
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as view:
-        tasks: dict[str, TaskID] = {}
-
-        def on_build(graph: str, precision: str, progress: BuildProgress) -> bool:
-            name = f"{graph} {precision}"
-            if name not in tasks:
-                tasks[name] = view.add_task(name, total=1.0)
-            view.update(tasks[name], completed=progress.fraction)
-            return True
-
-        yield on_build
-
-
 def _print_plans(records: Iterable[PlanRecord]) -> None:
     from rich.console import Console
 
     from screener.terminal import table
 
-    plans = table("Plans", "graph", "precision", "library", "device", "MB", "layers", "built in s")
+    plans = table("Plans", "graph", "precision", "library", "device", "MB", "layers", "built in s", "verdict")
     for record in records:
         key = record.key
         size = f"{record.size_bytes / 1e6:.1f}"
         seconds = f"{record.build_seconds:.1f}"
-        layers = str(record.num_layers)
+        layers = str(record.num_layers or "")
         library, device = key.library.partition("-")[0], key.device.partition(" [")[0]
         graph = key.graph or key.onnx_sha256[:8]
-        plans.add_row(graph, key.precision, library, device, size, layers, seconds)
+        plans.add_row(graph, key.precision, library, device, size, layers, seconds, _verdict(record))
     Console().print(plans)
+
+
+def _verdict(record: PlanRecord) -> str:
+    if not record.key.driver:  # only plans of a GPU are verified one by one
+        return ""
+    if record.verdict is None:
+        return record.standing
+    return f"{record.standing} on {record.verdict.num_images} films: " + (
+        "; ".join(record.verdict.failures)
+        or f"mean logit error {record.verdict.mean_logit_error:.4f}, Dice {record.verdict.mask_dice:.4f}"
+    )
 
 
 def _print_verified(verified: Sequence[Verification]) -> None:

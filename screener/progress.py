@@ -1,4 +1,4 @@
-"""A live view of a run's counters, on stderr and only on a terminal."""
+"""A live view of a run's counters and of networks being compiled, on stderr; bars only on a terminal."""
 
 from __future__ import annotations
 
@@ -6,14 +6,20 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.live import Live
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from screener.archive import walk
 from screener.campaign import PendingEntries
 from screener.counters import Counters
+
+if TYPE_CHECKING:
+    from engines.tensorrt_build import BuildProgress
+    from engines.tensorrt_plans import OnBuild
 
 REFRESH_PER_S = 4
 
@@ -67,6 +73,36 @@ def live_progress(counters: Counters, pending: PendingEntries, root: Path) -> It
             yield
     finally:
         leaving.set()
+
+
+@contextmanager
+def build_progress(stop: threading.Event | None = None) -> Iterator[OnBuild]:
+    """Yield what TensorRT builds report to: a line when one begins and, on a terminal, a bar with time left.
+
+    Args:
+        stop: once set, the build under way is cancelled.
+    """
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    view = Progress(*columns, console=console, disable=not console.is_terminal)
+    tasks: dict[str, TaskID] = {}
+    lock = threading.Lock()
+
+    def on_build(graph: str, precision: str, progress: BuildProgress) -> bool:
+        name = f"{graph} {precision}"
+        with lock:  # TensorRT reports from several threads
+            if name not in tasks:
+                console.print(f"building a TensorRT plan of {name} for this GPU: minutes, once")
+                view.start()
+                tasks[name] = view.add_task(name, total=1.0)
+            view.update(tasks[name], completed=progress.fraction)
+        return stop is None or not stop.is_set()
+
+    try:
+        yield on_build
+    finally:
+        if tasks:
+            view.stop()
 
 
 def _count_files(root: Path, view: ProgressView, leaving: threading.Event) -> None:

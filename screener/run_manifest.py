@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 from screener import INTENDED_USE, __version__
 from screener.campaign import Campaign, write_json
@@ -45,6 +46,8 @@ class RunEnvironment:
     """The thresholds that decided, by name."""
     fallbacks: tuple[str, ...] = ()
     """What was asked for and could not be had, and what was used in its place."""
+    plans: Literal["verified", "unverified"] | None = None
+    """Whether the TensorRT plans used had passed `engines verify`; None where none was used."""
 
     def __post_init__(self) -> None:
         if self.started_utc.tzinfo is None or self.finished_utc.tzinfo is None:
@@ -74,6 +77,7 @@ def write_run_manifest(
         "device": environment.device,
         "engine": environment.engine,
         "precision": environment.precision,
+        "plans": environment.plans,
         "bundle": environment.bundle,
         "thresholds": dict(environment.thresholds),
         "fallbacks": list(environment.fallbacks),

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from engines.errors import EngineError
+
 ROW = 3
 """Floats per image."""
 
@@ -27,6 +29,7 @@ class FakeCudaRuntime:
         self.capturing: dict[int, list[Callable[[], None]]] = {}
         self.num_launches = 0
         self.num_live_graphs = 0
+        self.invalidates_captures = False
         self.num_live_host = 0
         self._next = 4096 + misalign
 
@@ -54,6 +57,7 @@ class FakeCudaRuntime:
 
     def destroy_stream(self, stream: int) -> None:
         assert not self.streams[stream], "a stream was destroyed with work on it"
+        assert stream not in self.capturing, "a stream was destroyed while it recorded"
 
     def synchronize(self, stream: int) -> None:
         work, self.streams[stream] = self.streams[stream], []
@@ -76,8 +80,14 @@ class FakeCudaRuntime:
         self.capturing[stream] = []
 
     def end_capture(self, stream: int) -> Any:
+        recorded = self.capturing.pop(stream)
+        if self.invalidates_captures:
+            raise EngineError("CUDA: cudaStreamEndCapture failed with cudaErrorStreamCaptureInvalidated")
         self.num_live_graphs += 1
-        return self.capturing.pop(stream)
+        return recorded
+
+    def abandon_capture(self, stream: int) -> None:
+        del self.capturing[stream]
 
     def launch(self, graph: Any, stream: int) -> None:
         self.num_launches += 1
@@ -123,6 +133,9 @@ class FakeContext:
         if self.fails == "enqueue":
             self.recorder.report_error(1, "enqueue: out of everything")
             return False
+        if self.fails == "capture" and stream in self.cuda.capturing:
+            self.recorder.report_error(1, "capture: a layer synchronises")
+            return False
         self.num_enqueues += 1
         source, target, count = self.addresses["x"], self.addresses["y"], self.count
 
@@ -140,7 +153,7 @@ def fake_tensorrt(cuda: FakeCudaRuntime, *, most: int = 8, fails: str = "") -> A
     Args:
         cuda: where its contexts enqueue.
         most: largest batch of the plan's profile.
-        fails: `deserialize`, `context` or `enqueue`.
+        fails: `deserialize`, `context`, `enqueue` or `capture`.
     """
     trt: Any = types.ModuleType("fake_tensorrt")
     trt.__version__ = "0.0"

@@ -1,4 +1,4 @@
-"""GPU engines on a real GPU against torch on the CPU; skipped elsewhere."""
+"""GPU engines on a real GPU against torch on the CPU; skipped elsewhere unless SCREENER_REQUIRE_GPU=1."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ import pytest
 
 from engines.bundle import write_bundle
 from engines.compare import Limits, compare
-from engines.devices import Backend, Gpu, choose, probe_gpu
-from engines.engine import Engines, open_engine
+from engines.devices import Backend, Gpu, choose
+from engines.engine import Engines
 from engines.errors import EngineError
 from engines.plan_cache import PlanCache
-from engines.plan_commands import build_plans, plan_target, reference_engines
+from engines.plan_commands import PlanTarget, build_plans, reference_engines
+from engines.tensorrt import load_tensorrt
+from engines.tensorrt_plans import open_plan, typed_graph
 from engines.torch_reference import TorchEngine
 from tests.engine_networks import classification_feeds
+from tests.gpu import gpu_or_skip
 from tests.test_bundle import contents
 
 pytestmark = pytest.mark.gpu
@@ -23,10 +26,7 @@ pytestmark = pytest.mark.gpu
 
 @pytest.fixture
 def gpu() -> Gpu:
-    try:
-        return probe_gpu()
-    except EngineError as error:
-        pytest.skip(str(error))
+    return gpu_or_skip()
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
@@ -48,17 +48,20 @@ def test_torch_cuda_graph_equals_the_cpu(gpu: Gpu, tmp_path: Path, precision: st
 
 @pytest.mark.parametrize("backend", ["tensorrt", "tensorrt_rtx"])
 def test_tensorrt_builds_runs_and_does_not_depend_on_neighbours(
-    gpu: Gpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: Backend
+    gpu: Gpu, tmp_path: Path, backend: Backend
 ) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
     try:
-        choose("cuda", backend=backend)
+        choose("cuda", gpu_index=gpu.index, backend=backend)
     except EngineError as error:
         pytest.skip(str(error))
     bundle = write_bundle(tmp_path / "bundle", contents())
-    records = list(build_plans(bundle, ["fp16"], plan_target(gpu.index), PlanCache()))
-    assert len(records) == 2
-    engine = open_engine(bundle, "classification", device="cuda", precision="fp16", batch_size=4)
+    target, cache = PlanTarget(gpu, load_tensorrt(backend)), PlanCache(tmp_path / "plans")
+    records = list(build_plans(bundle, ["fp16"], target, cache))
+    assert [record.key.library.partition(" ")[0] for record in records] == [backend, backend]
+    assert all(record.num_layers for record in records)
+    graph = typed_graph(bundle, "classification", "fp16")
+    engine = open_plan(target.trt, bundle, graph, gpu, target.profile, cache, batch_size=4)
+    assert engine.num_layers == records[1].num_layers
     feeds = classification_feeds(7)
     together = engine.run(feeds)
     for place in range(7):

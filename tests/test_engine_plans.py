@@ -15,7 +15,7 @@ from engines.compare import Comparison, Limits, LogitError, compare
 from engines.devices import Gpu, choose
 from engines.engine import Engines
 from engines.errors import BundleError, EngineError
-from engines.plan_cache import MAX_PLANS, PlanCache, PlanKey
+from engines.plan_cache import MAX_PLANS, PlanCache, PlanKey, Verdict
 from engines.plan_commands import (
     PlanTarget,
     build_plans,
@@ -25,11 +25,12 @@ from engines.plan_commands import (
     verify_plans,
 )
 from engines.tensorrt_build import BatchProfile, BuildProgress
-from engines.tensorrt_plans import typed_graph
+from engines.tensorrt_plans import open_plan, typed_graph
 from tests.engine_networks import classification_feeds
 from tests.test_bundle import contents
 
 GPU = Gpu(0, "Fake", (8, 9), 24 << 30, 13000)
+FAILED = Verdict(("stage flips 2.00% > 0.50%",), 50, 1.5, 0.2, 0.02, 0.0, 0.999)
 KEY = PlanKey("segmentation", "0" * 64, "fp16", "1-8-32", "TensorRT 11.4", "Fake (sm_89)", "13000")
 
 
@@ -155,18 +156,86 @@ def test_plan_that_fails_verification_is_not_registered(
     canvas = classification_feeds(3)["canvas"]
     (verification,) = verify_plans(bundle, ["fp16"], target, cache, canvas)
     assert any(failure.startswith("stage flips 100.00%") for failure in verification.failures)
-    assert list_plans(cache) == ()
+    assert {record.standing for record in list_plans(cache)} == {"failed"}
+    for record in list_plans(cache):
+        assert record.verdict is not None and record.verdict.failures == verification.failures
+        assert (record.verdict.num_images, record.verdict.stage_flips) == (3, 1.0)
+
+    def build(*_: object, **__: object) -> None:
+        raise AssertionError("built again")
+
+    monkeypatch.setattr("engines.tensorrt_plans.build_plan", build)
+    refusal = (
+        r"classification failed verification on 3 films \(mean logit .*stage flips 100.00%.*build it again"
+        r" with screener engines build --precision fp16 --device 0, check it with screener engines verify"
+    )
+    for _ in range(2):  # a run refuses it, and so does the next
+        with pytest.raises(EngineError, match=refusal):
+            open_plan(target.trt, bundle, graphs[1], GPU, target.profile, cache, batch_size=4)
+    for file in cache.folder.glob("*.plan"):
+        file.unlink()
+    with pytest.raises(EngineError, match=refusal):  # even where only the verdict is left
+        open_plan(target.trt, bundle, graphs[1], GPU, target.profile, cache, batch_size=4)
+
+
+def test_plan_that_failed_is_built_again_on_request_and_then_unverified(
+    bundle: Bundle, cache: PlanCache
+) -> None:
+    target = PlanTarget(GPU, pytest.importorskip("tensorrt_rtx"), BatchProfile(1, 2, 4))
+    for record in build_plans(bundle, ["fp16"], target, cache):
+        cache.judge(record, FAILED)
+    assert {record.standing for record in list_plans(cache)} == {"failed"}
+    rebuilt = list(build_plans(bundle, ["fp16"], target, cache))
+    assert [record.standing for record in rebuilt] == ["unverified", "unverified"]
+    assert all(cache.load(record.key) for record in rebuilt)
+
+
+def test_verdict_is_kept_with_its_plan_only(cache: PlanCache) -> None:
+    record = cache.store(KEY, b"plan", num_layers=None, build_seconds=0.1)
+    assert (record.standing, cache.judge(record, FAILED).standing) == ("unverified", "failed")
+    assert cache.record(KEY) == dataclasses.replace(record, verdict=FAILED)
+    passed = dataclasses.replace(FAILED, failures=())
+    assert cache.judge(record, passed).standing == "verified"
+    other = cache.store(KEY, b"another plan", num_layers=7, build_seconds=0.1)
+    assert (other.standing, cache.record(KEY)) == ("unverified", other)
+    cache.judge(record, passed)  # of a plan that was replaced while it was verified
+    assert cache.load(KEY) is None
+
+
+def test_plans_that_failed_are_not_pushed_out(cache: PlanCache) -> None:
+    cache.judge(cache.store(KEY, b"plan", num_layers=1, build_seconds=0.1), FAILED)
+    for place in range(MAX_PLANS + 2):
+        key = dataclasses.replace(KEY, onnx_sha256=f"{place + 1:064}")
+        cache.store(key, b"plan", num_layers=1, build_seconds=0.1)
+    found = cache.record(KEY)
+    assert found is not None and found.standing == "failed"
+    assert len(list_plans(cache)) == MAX_PLANS + 1
 
 
 def test_plan_that_passes_stays(bundle: Bundle, cache: PlanCache, monkeypatch: pytest.MonkeyPatch) -> None:
     target = PlanTarget(GPU, types.SimpleNamespace(__name__="tensorrt", __version__="11.4"))
-    key = typed_graph(bundle, "segmentation", "fp16").key(target.trt, GPU, target.profile)
-    cache.store(key, b"plan", num_layers=1, build_seconds=0.1)
+    for name in ("classification", "segmentation"):
+        key = typed_graph(bundle, name, "fp16").key(target.trt, GPU, target.profile)
+        cache.store(key, b"plan", num_layers=1, build_seconds=0.1)
     monkeypatch.setattr("engines.plan_commands._open_pair", lambda *_: reference_engines(bundle))
     (verification,) = verify_plans(bundle, ["fp16"], target, cache, classification_feeds(2)["canvas"])
     assert verification.failures == ()
     assert verification.comparison.mask_dice == 1.0
     assert cache.load(key) == b"plan"
+    assert {record.standing for record in list_plans(cache)} == {"verified"}
+
+    opened: list[bool] = []
+
+    def note(*_: object, is_verified: bool, **__: object) -> None:
+        opened.append(is_verified)
+
+    monkeypatch.setattr("engines.tensorrt_plans.TensorRtEngine", note)
+    monkeypatch.setattr("engines.tensorrt_plans.CudaRuntime", lambda index: None)
+    graph = typed_graph(bundle, "segmentation", "fp16")
+    open_plan(target.trt, bundle, graph, GPU, target.profile, cache, batch_size=4)
+    cache.store(key, b"plan", num_layers=1, build_seconds=0.1)  # built anew
+    open_plan(target.trt, bundle, graph, GPU, target.profile, cache, batch_size=4)
+    assert opened == [True, False]
 
 
 def test_cpu_engine_is_held_against_torch(bundle: Bundle) -> None:
@@ -203,10 +272,11 @@ def test_typed_graphs_of_a_bundle(bundle: Bundle) -> None:
 
 def test_backend_is_chosen_by_what_is_installed_and_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     installed = {"tensorrt_rtx", "torch"}
+    is_cuda_build = True
 
     def import_module(name: str) -> object:
         if name in installed:
-            return object()
+            return types.SimpleNamespace(cuda=types.SimpleNamespace(is_available=lambda: is_cuda_build))
         raise ImportError(f"No module named {name!r}")
 
     monkeypatch.setattr("engines.devices.probe_gpu", lambda index: GPU)
@@ -215,6 +285,10 @@ def test_backend_is_chosen_by_what_is_installed_and_fits(monkeypatch: pytest.Mon
     hopper = dataclasses.replace(GPU, capability=(9, 0))
     monkeypatch.setattr("engines.devices.probe_gpu", lambda index: hopper)
     assert choose("cuda").backend == "torch"
+    is_cuda_build = False
+    with pytest.raises(EngineError, match=r"torch not usable \(this build cannot use the GPU\)"):
+        choose("cuda")
+    assert choose("auto").backend == "openvino"
     installed.clear()
     with pytest.raises(EngineError, match=r"RTX has no kernels for Fake .*torch not usable"):
         choose("cuda")

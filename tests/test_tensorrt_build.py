@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +17,15 @@ from engines.bundle import default_bundle
 from engines.errors import EngineError
 from engines.precision import to_precision
 from engines.quantize import quantize
-from engines.tensorrt_build import BatchProfile, BuildProgress, build_plan
+from engines.tensorrt_build import (
+    BatchProfile,
+    BuildProgress,
+    build_plan,
+    layers_after_fusion,
+    make_logger,
+)
 from tests.engine_networks import classification_feeds, tiny_pair
+from tests.fake_tensorrt import FakeCudaRuntime, fake_tensorrt
 
 trt: Any = pytest.importorskip("tensorrt_rtx")
 
@@ -37,7 +47,6 @@ def quantised(name: str) -> bytes:
 def test_builds_in_every_float_precision(name: str, precision: str) -> None:
     built = build_plan(trt, in_precision(getattr(tiny_pair(), name), precision), BatchProfile(1, 4, 16))
     assert len(built.plan) > 10_000
-    assert built.num_layers > 50
 
 
 @pytest.mark.parametrize("name", GRAPHS)
@@ -86,6 +95,35 @@ def test_build_can_be_cancelled() -> None:
     with pytest.raises(EngineError, match="the build was cancelled"):
         build_plan(trt, tiny_pair().segmentation, BatchProfile(), on_progress=stop_at_third)
     assert calls == 3
+
+
+def test_ctrl_c_ends_a_build() -> None:
+    """An exception in TensorRT's callback would be lost; the waiting thread gets it, and the build stops."""
+    calls = 0
+
+    def interrupt_at_third(progress: BuildProgress) -> bool:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.5)  # until the main thread has seen it
+        return True
+
+    with pytest.raises(KeyboardInterrupt):
+        build_plan(trt, tiny_pair().segmentation, BatchProfile(), on_progress=interrupt_at_third)
+    assert calls == 3
+
+
+def test_layers_are_counted_after_fusion_where_the_plan_can_be_read() -> None:
+    assert layers_after_fusion(fake_tensorrt(FakeCudaRuntime()), None, b"plan") == 5
+    assert layers_after_fusion(trt, make_logger(trt), b"no plan") is None
+
+
+@pytest.mark.skipif(Path("/dev/nvidia0").exists(), reason="this machine has a GPU")
+def test_build_for_another_gpu_than_the_first_needs_it() -> None:
+    pytest.importorskip("cuda.bindings.runtime")
+    with pytest.raises(EngineError, match="cudaSetDevice failed"):
+        build_plan(trt, tiny_pair().segmentation, BatchProfile(), device=1)
 
 
 def test_operator_that_tensorrt_does_not_know_is_named() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import inspect
+import sys
+import types
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import pytest
 
 from engines import cuda_runtime, devices, tensorrt, tensorrt_build, tensorrt_plans
 from engines.devices import Gpu
+from engines.engine import _standing
 from engines.errors import EngineError
 from engines.tensor_spec import TensorSpec
 from engines.tensorrt import TensorRtEngine
@@ -103,6 +106,60 @@ def test_failure_while_running_carries_tensorrts_text_and_the_engine_can_be_clos
         running.run(images(3))
     running.close()
     assert cuda.memory == {}
+
+
+def test_failed_capture_carries_tensorrts_text_and_leaves_nothing_behind() -> None:
+    cuda = FakeCudaRuntime()
+    running = engine(cuda, fake_tensorrt(cuda, fails="capture"))
+    with pytest.raises(EngineError, match="TensorRT failed: capture: a layer synchronises"):
+        running.run(images(3))
+    running.close()
+    assert (cuda.memory, cuda.capturing, cuda.num_live_graphs, cuda.num_live_host) == ({}, {}, 0, 0)
+
+
+def test_capture_that_cuda_calls_invalid_carries_what_tensorrt_said() -> None:
+    cuda = FakeCudaRuntime()
+    cuda.invalidates_captures = True
+    trt = fake_tensorrt(cuda)
+    running = engine(cuda, trt)
+    trt.contexts[0].recorder.report_error(1, "enqueue: legacy stream")
+    with pytest.raises(EngineError, match="cudaErrorStreamCaptureInvalidated: enqueue: legacy stream"):
+        running.run(images(3))
+    running.close()
+    assert (cuda.memory, cuda.num_live_graphs) == ({}, 0)
+
+
+@pytest.mark.parametrize("is_valid", [True, False])
+def test_abandoned_capture_destroys_what_was_recorded(
+    monkeypatch: pytest.MonkeyPatch, is_valid: bool
+) -> None:
+    live = ["graph"]
+
+    def end_capture(stream: int) -> tuple[int, str | None]:
+        return (0, "graph") if is_valid else (901, None)
+
+    def destroy(graph: str) -> tuple[int]:
+        live.remove(graph)
+        return (0,)
+
+    bindings = types.SimpleNamespace(
+        cudaError_t=types.SimpleNamespace(cudaSuccess=0),
+        cudaSetDevice=lambda device: (0,),
+        cudaStreamEndCapture=end_capture,
+        cudaGraphDestroy=destroy,
+    )
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", bindings)
+    cuda_runtime.CudaRuntime().abandon_capture(7)
+    assert live == ([] if is_valid else ["graph"])
+
+
+def test_a_pair_of_plans_is_verified_only_if_both_are() -> None:
+    verified = engine(FakeCudaRuntime(), is_verified=True)
+    built = engine(FakeCudaRuntime())
+    assert _standing(verified, verified) == "verified"
+    assert _standing(verified, built) == "unverified"
+    no_plan = types.SimpleNamespace(precision="bf16")
+    assert _standing(no_plan, no_plan) is None
 
 
 def test_batch_size_above_the_profile_is_refused() -> None:
