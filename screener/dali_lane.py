@@ -22,7 +22,7 @@ from screener.codecs import Picture
 from screener.dali_painting import Device, Painted, PicturePainter
 from screener.dali_worker import PreparedFilm
 from screener.display import DisplayTransform, Window
-from screener.errors import DecodeError, ScreenerError
+from screener.errors import DecodeError, DeviceError
 from screener.letterbox import Drawing, Placement, place_picture
 from screener.nvimagecodec import DevicePicture, StreamDecoder, StreamFacts
 from screener.paint_arguments import can_paint, has_plain_window
@@ -76,10 +76,14 @@ class Lane:
 
     def __init__(self, gpu_index: int | None, batch_size: int, memory_bytes: int, slots: Slots) -> None:
         self._runtime = None if gpu_index is None else CudaRuntime(gpu_index)
+        self._painters: dict[tuple[str, bool], PicturePainter] = {}
         self._stream = self._runtime.create_stream() if self._runtime else 0
         self._device = Device(self._runtime, self._stream)
-        self._decoder = StreamDecoder(gpu_index, self._stream)
-        self._painters: dict[tuple[str, bool], PicturePainter] = {}
+        try:
+            self._decoder = StreamDecoder(gpu_index, self._stream)
+        except BaseException:
+            self.close()
+            raise
         self._batch_size = batch_size
         self._memory_bytes = memory_bytes
         self._slots = slots
@@ -95,7 +99,7 @@ class Lane:
         """Kinds of codestreams to be decoded here, once a known film has been painted right.
 
         Raises:
-            ScreenerError: the device paints differently from the host.
+            DeviceError: the device paints differently from the host.
         """
         rows, columns = 1000, 900
         random = np.random.default_rng(0)
@@ -108,7 +112,7 @@ class Lane:
         draw_canvas(Picture(film, 1, "raw"), transform, rows, columns, expected, check_polarity=False)
         worst = float(np.abs(painted.canvas_array()[0] - expected).max())
         if worst > CANVAS_TOLERANCE:
-            raise ScreenerError(
+            raise DeviceError(
                 f"canvases painted on the device differ from the host's by up to {worst:.3g}, at most"
                 f" {CANVAS_TOLERANCE} is accepted; use --device cpu and report this"
             )
@@ -118,7 +122,7 @@ class Lane:
         """Draw films on the canvases (N, 1, 768, 768) of a frame, from the first on.
 
         Raises:
-            ScreenerError: the device fails again and again.
+            DeviceError: the device fails again and again.
         """
         if self._runtime is not None:
             self._runtime.activate()
@@ -170,7 +174,7 @@ class Lane:
             self._num_failures += 1
             if self._num_failures >= _MOST_FAILURES:
                 detail = f"the device failed {_MOST_FAILURES} times in a row ({type(error).__name__})"
-                raise ScreenerError(f"{detail}; use --device cpu") from error
+                raise DeviceError(f"{detail}; use --device cpu") from error
             del drawn.sources[num_before:]
             known = {id(each) for each in drawn.failed}
             drawn.failed += [each for each in films if id(each) not in known]

@@ -19,13 +19,15 @@ from typing import TypeVar
 
 import numpy as np
 
+from engines.errors import EngineError
 from screener.archive import base_folder
 from screener.canvas import CANVAS_SIDE
 from screener.dali_lane import Drawn, Lane, SlottedFilm
 from screener.dali_worker import DeviceTask, DeviceWorkerSettings, PreparedFilm, prepare_files
+from screener.errors import DeviceError
 from screener.handover import Handover, consume, produce
 from screener.records import ArchiveEntry, Batch, Float32, Rejection, Source
-from screener.routes import Abilities
+from screener.routes import Abilities, StreamKind
 from screener.settings import RunSettings
 from screener.slots import Slots
 from screener.worker_pool import DecoderPool, Task, WorkerMain
@@ -50,8 +52,8 @@ class DaliLoader:
         worker_main: replaces the worker's main function (tests of crashes and hangs).
 
     Raises:
-        ScreenerError: the device paints differently from the host.
-        EngineError: no such GPU.
+        DeviceError: the GPU or its libraries fail at the start, or paint differently from the host.
+        ScreenerError: workers cannot start.
     """
 
     def __init__(
@@ -67,9 +69,12 @@ class DaliLoader:
         self._slots = Slots((NUM_LANES + 1) * settings.batch_size + NUM_LANES)
         memory_bytes = int(settings.gpu_memory_mb * 1e6 / NUM_LANES)
         self._lanes: queue.SimpleQueue[Lane] = queue.SimpleQueue()
-        for _ in range(NUM_LANES):
-            self._lanes.put(Lane(gpu_index, settings.batch_size, memory_bytes, self._slots))
-        abilities = Abilities(self._with_lane(lambda lane: lane.prove()), memory_bytes)
+        try:
+            abilities = Abilities(self._open_lanes(gpu_index, memory_bytes), memory_bytes)
+        except BaseException:
+            self._close_lanes()
+            self._slots.close()
+            raise
         shape = (settings.batch_size, 1, CANVAS_SIDE, CANVAS_SIDE)
         self._frames: list[Float32] = [np.empty(shape, np.float32) for _ in range(NUM_FRAMES)]
         self._free_frames = list(range(NUM_FRAMES))
@@ -100,8 +105,7 @@ class DaliLoader:
                 continue
         self._pool.close()
         self._executor.shutdown(cancel_futures=True)
-        for _number in range(NUM_LANES):
-            self._lanes.get().close()
+        self._close_lanes()
         self._slots.close()
 
     def batches(
@@ -174,6 +178,20 @@ class DaliLoader:
 
     def _draw(self, films: list[SlottedFilm], frame: Float32) -> Drawn:
         return self._with_lane(lambda lane: lane.draw(films, frame))
+
+    def _open_lanes(self, gpu_index: int | None, memory_bytes: int) -> frozenset[StreamKind]:
+        """Fill the queue of lanes; returns what they have proven to decode."""
+        try:
+            for _ in range(NUM_LANES):
+                self._lanes.put(Lane(gpu_index, self._batch_size, memory_bytes, self._slots))
+            return self._with_lane(lambda lane: lane.prove())
+        except (RuntimeError, MemoryError, EngineError) as error:  # of nvImageCodec, DALI and CUDA
+            cause = (str(error).splitlines() or [type(error).__name__])[0]
+            raise DeviceError(f"the GPU cannot decode films ({cause}); use --device cpu") from error
+
+    def _close_lanes(self) -> None:
+        while not self._lanes.empty():
+            self._lanes.get().close()
 
     def _with_lane(self, use: Callable[[Lane], Result]) -> Result:
         lane = self._lanes.get()

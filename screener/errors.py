@@ -4,6 +4,7 @@ The tree::
 
     ScreenerError
     ├── ConfigError                  a setting, key or folder that cannot be used
+    ├── DeviceError                  the GPU cannot decode or paint films
     ├── DecodeError                  this file cannot be screened (becomes a row, never stops a run)
     │   ├── UnsupportedTransferSyntax
     │   ├── CorruptPixelData
@@ -108,6 +109,10 @@ class ScreenerError(Exception):
 
 class ConfigError(ScreenerError):
     """A setting, key file or folder cannot be used as given."""
+
+
+class DeviceError(ScreenerError):
+    """The GPU or its libraries cannot decode or paint films as they must be."""
 
 
 class DecodeError(ScreenerError):

@@ -1,6 +1,7 @@
 """Chooses what turns files into batches of canvases: the host's loader, or the GPU's.
 
-`auto` takes the GPU's loader where there is a GPU and its libraries are installed; `cuda` never does without.
+`auto` takes the GPU's loader where there is a GPU whose libraries are installed and work, and says why if it
+does not; `cuda` never does without.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
-from engines.devices import choose
-from screener.errors import ConfigError
+from engines.devices import Gpu, choose
+from screener.errors import ConfigError, DeviceError
 from screener.host_loader import HostLoader
 from screener.records import ArchiveEntry, Batch, Rejection
 from screener.settings import RunSettings
@@ -38,43 +39,40 @@ class Loader(Protocol):
         """The engines are done with this batch: its memory may be drawn over."""
 
 
-def open_loader(root: Path, settings: RunSettings, stop: threading.Event) -> Loader:
+def open_loader(
+    root: Path, settings: RunSettings, stop: threading.Event, on_fallback: Callable[[str], None]
+) -> Loader:
     """The loader for a run.
 
     Args:
         root: archive root, as `archive.walk` takes it.
         settings: the run's settings; their device chooses.
         stop: once set, no further file is taken; what is being decoded is still delivered.
+        on_fallback: told what `auto` could not have, and what is used in its place.
 
     Raises:
         ConfigError: `cuda` was asked for and DALI or nvImageCodec is missing.
+        DeviceError: `cuda` was asked for and the GPU cannot decode films, or paints them differently.
         EngineError: `cuda` was asked for and there is no GPU.
-        ScreenerError: the GPU paints differently from the host.
     """
-    gpu = choose(settings.device).gpu
-    if gpu is None:
+    choice = choose(settings.device)
+    if choice.gpu is None:
+        if settings.device == "auto":
+            on_fallback(choice.reason)
         return HostLoader(root, settings, stop)
+    try:
+        return _device_loader(root, settings, stop, choice.gpu)
+    except (ConfigError, DeviceError) as error:
+        if settings.device != "auto":
+            raise
+        on_fallback(f"films are decoded on the host: {error}")
+        return HostLoader(root, settings, stop)
+
+
+def _device_loader(root: Path, settings: RunSettings, stop: threading.Event, gpu: Gpu) -> Loader:
     try:
         from screener.dali_loader import DaliLoader
     except ImportError as error:  # bindings without their shared libraries raise it too
-        if settings.device == "auto":
-            return HostLoader(root, settings, stop)
-        found = str(error).splitlines()[0]
-        raise ConfigError(
-            f"--device cuda needs DALI and nvImageCodec ({found}): pip install '.[gpu]'"
-        ) from error
+        found = (str(error).splitlines() or ["not found"])[0]
+        raise ConfigError(f"DALI or nvImageCodec cannot be used ({found}): pip install '.[gpu]'") from error
     return DaliLoader(root, settings, stop, gpu_index=gpu.index)
-
-
-def fallbacks(settings: RunSettings) -> tuple[str, ...]:
-    """What `auto` could not have, and what is used in its place; for the run's manifest."""
-    if settings.device != "auto":
-        return ()
-    choice = choose(settings.device)
-    if choice.gpu is None:
-        return (choice.reason,)
-    try:
-        from screener import dali_loader  # noqa: F401 - is it there?
-    except ImportError as error:
-        return (f"films are decoded on the host: {str(error).splitlines()[0]}",)
-    return ()

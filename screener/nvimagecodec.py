@@ -31,6 +31,13 @@ Pixels = npt.NDArray[Any]
 DevicePicture = Any
 """(H, W, 1) words: a NumPy array, or an object with `__cuda_array_interface__`."""
 
+CPU_BACKENDS = (nv.BackendKind.CPU_ONLY,)
+GPU_BACKENDS = (
+    nv.BackendKind.HW_GPU_ONLY,
+    nv.BackendKind.GPU_ONLY,
+    nv.BackendKind.HYBRID_CPU_GPU,
+)
+"""Left to itself the library decodes on the processor what the GPU cannot, and says nothing of it."""
 _LOSSY_TOLERANCE = 2
 """Grey levels by which two correct inverse cosine transforms of 8 bits may differ."""
 
@@ -57,7 +64,11 @@ class StreamDecoder:
         self._is_gpu = device is not None
         self._stream = stream
         number = nv.NVIMGCODEC_DEVICE_CPU_ONLY if device is None else device
-        self._decoder = nv.Decoder(device_id=number, max_num_cpu_threads=0 if self._is_gpu else 1)
+        self._decoder = nv.Decoder(
+            device_id=number,
+            max_num_cpu_threads=0 if self._is_gpu else 1,
+            backends=[nv.Backend(kind) for kind in (GPU_BACKENDS if self._is_gpu else CPU_BACKENDS)],
+        )
         # Anything but UNCHANGED and any depth would convert: 12 bits to 8, grey to RGB.
         self._parameters = nv.DecodeParams(
             color_spec=nv.ColorSpec.UNCHANGED, allow_any_depth=True, apply_exif_orientation=False

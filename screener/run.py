@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,9 +23,9 @@ from screener.counters import Counters
 from screener.errors import REASON_STATUS, ConfigError, Reason, Status
 from screener.fingerprint import Fingerprint
 from screener.keepsakes import Keepsakes
-from screener.loader import fallbacks, open_loader
+from screener.loader import open_loader
 from screener.pipeline import Reader, screen
-from screener.progress import live_progress
+from screener.progress import build_progress, live_progress
 from screener.pseudonyms import load_key
 from screener.records import RunSummary
 from screener.run_manifest import RunEnvironment, write_run_manifest
@@ -60,10 +61,9 @@ def run(request: RunRequest, stop: threading.Event) -> RunSummary:
     bundle = open_verified(request.bundle)
     calibration = load_calibration(bundle, request.thresholds)
     pseudonyms = load_key(request.key_file or default_key_file(), request.campaign)
+    fallbacks: list[str] = []
     with (
-        open_engines(
-            bundle, device=settings.device, precision=settings.precision, batch_size=settings.batch_size
-        ) as engines,
+        _open_engines(bundle, settings, stop) as engines,
         Campaign.open(
             request.campaign,
             archive_root=request.archive,
@@ -75,7 +75,8 @@ def run(request: RunRequest, stop: threading.Event) -> RunSummary:
         keepsakes = Keepsakes(
             campaign.folder, pseudonyms, save_masks=settings.save_masks, pictures=settings.pictures
         )
-        summary = _screen_pending(campaign, Reader(engines, calibration, keepsakes), request, stop)
+        reader = Reader(engines, calibration, keepsakes)
+        summary = _screen_pending(campaign, reader, request, stop, on_fallback=fallbacks.append)
         build_studies(campaign)
         environment = RunEnvironment(
             started_utc=began,
@@ -85,7 +86,8 @@ def run(request: RunRequest, stop: threading.Event) -> RunSummary:
             precision=engines.precision,
             bundle=f"{bundle.manifest.name} {bundle.manifest.version}",
             thresholds=asdict(calibration.thresholds),
-            fallbacks=fallbacks(settings),
+            fallbacks=tuple(fallbacks),
+            plans=engines.plans,
         )
         write_run_manifest(campaign, summary, environment, settings)
     return summary
@@ -115,6 +117,17 @@ def retryable(names: list[str]) -> frozenset[Reason]:
     return frozenset(failing[name] for name in names or failing)
 
 
+def _open_engines(bundle: Bundle, settings: RunSettings, stop: threading.Event) -> Engines:
+    with build_progress(stop) as on_build:
+        return open_engines(
+            bundle,
+            device=settings.device,
+            precision=settings.precision,
+            batch_size=settings.batch_size,
+            on_build=on_build,
+        )
+
+
 def _fingerprint(
     bundle: Bundle, calibration: Calibration, settings: RunSettings, engines: Engines
 ) -> Fingerprint:
@@ -128,7 +141,12 @@ def _fingerprint(
 
 
 def _screen_pending(
-    campaign: Campaign, reader: Reader, request: RunRequest, stop: threading.Event
+    campaign: Campaign,
+    reader: Reader,
+    request: RunRequest,
+    stop: threading.Event,
+    *,
+    on_fallback: Callable[[str], None],
 ) -> RunSummary:
     counters = Counters()
     found = counters.count_found(walk(campaign.archive_root))
@@ -136,7 +154,7 @@ def _screen_pending(
     with (
         live_progress(counters, pending, campaign.archive_root),
         campaign.writer() as report,
-        open_loader(campaign.archive_root, request.settings, stop) as loader,
+        open_loader(campaign.archive_root, request.settings, stop, on_fallback) as loader,
     ):
         screen(pending, loader, reader, report, counters)
     if request.retry_reasons is None and not stop.is_set():

@@ -6,7 +6,6 @@ pixels. Tests marked `gpu` repeat the main ones on a GPU.
 
 from __future__ import annotations
 
-import os
 import shutil
 import threading
 from collections.abc import Callable
@@ -18,47 +17,33 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
+from engines.devices import Gpu
 from screener.archive import walk
 from screener.canvas import CANVAS_SIDE
 from screener.dali_lane import CANVAS_TOLERANCE, Lane
 from screener.dali_loader import DaliLoader
 from screener.decode_worker import load_file
-from screener.errors import Reason
-from screener.nvimagecodec import StreamDecoder, StreamFacts
+from screener.errors import DeviceError, Reason
+from screener.host_loader import HostLoader
+from screener.loader import open_loader
+from screener.nvimagecodec import GPU_BACKENDS, StreamDecoder, StreamFacts
 from screener.records import Batch, Float32, HeaderFlag, Rejection, Source
 from screener.routes import StreamKind
 from screener.settings import RunSettings
 from tests import factories, worker_mains
 from tests.dicom_archive import real_file
 from tests.factories import chest_picture, encode, write_film
+from tests.gpu import gpu_or_skip
 
 ROWS, COLUMNS = 860, 772
 RUN = RunSettings(batch_size=4, workers=1)
 """One worker: this suite shares its machine."""
 
 
-def gpu_index() -> int | None:
-    """0 where there is a GPU."""
-    from engines.devices import probe_gpu
-    from engines.errors import EngineError
-
-    try:
-        return probe_gpu().index
-    except EngineError:
-        return None
-
-
 @pytest.fixture(params=[pytest.param("cpu"), pytest.param("gpu", marks=pytest.mark.gpu)])
 def device(request: pytest.FixtureRequest) -> int | None:
-    """None for the processor, else the GPU; without one the GPU's tests are skipped, or fail if told to."""
-    if request.param == "cpu":
-        return None
-    found = gpu_index()
-    if found is None:
-        if os.environ.get("SCREENER_REQUIRE_GPU") == "1":
-            pytest.fail("SCREENER_REQUIRE_GPU=1 and no GPU")
-        pytest.skip("no GPU")
-    return found
+    """None for the processor, else the GPU."""
+    return None if request.param == "cpu" else gpu_or_skip().index
 
 
 def load(
@@ -272,6 +257,55 @@ def test_a_device_error_sends_the_batch_to_the_host(faults: Path, monkeypatch: p
     assert {"sound0", "sound1", "sound2"} <= set(films)
     assert_like_the_host(faults, films)
     assert rejections["black"].reason is Reason.BLANK_IMAGE
+
+
+def test_what_the_gpus_libraries_raise_at_the_start_is_one_typed_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("nvImageCodec failure: driver too old\nin some file")
+
+    open_before = len(list(Path("/proc/self/fd").iterdir()))
+    monkeypatch.setattr("screener.nvimagecodec.nv.Decoder", broken)
+    with pytest.raises(DeviceError, match=r"cannot decode films \(nvImageCodec failure: driver too old\)"):
+        DaliLoader(tmp_path, RUN, threading.Event(), gpu_index=None)
+    assert len(list(Path("/proc/self/fd").iterdir())) == open_before
+
+
+@pytest.fixture
+def unusable_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU that is found, and that CUDA then cannot use: its number is beyond any machine's."""
+    gpu = Gpu(999, "Fake", (9, 0), 80 << 30, 13000)
+    monkeypatch.setattr("engines.devices.probe_gpu", lambda index: gpu)
+    monkeypatch.setattr("engines.devices._installed_backend", lambda *_: "torch")
+
+
+@pytest.mark.usefixtures("unusable_gpu")
+def test_auto_falls_back_to_the_host_and_says_why(faults: Path) -> None:
+    told: list[str] = []
+    with open_loader(faults, RUN, threading.Event(), told.append) as loader:
+        assert isinstance(loader, HostLoader)
+        batches = loader.batches(walk(faults), on_reject=lambda _: None)
+        assert any(source.entry.relative_path == "sound0" for batch in batches for source in batch.sources)
+    (text,) = told
+    assert text.startswith("films are decoded on the host: the GPU cannot decode films (CUDA: cudaSetDevice")
+
+
+@pytest.mark.usefixtures("unusable_gpu")
+def test_cuda_never_falls_back(tmp_path: Path) -> None:
+    settings = RunSettings(device="cuda", workers=1)
+    told: list[str] = []
+    with pytest.raises(DeviceError, match="use --device cpu"):
+        open_loader(tmp_path, settings, threading.Event(), told.append)
+    assert told == []
+
+
+def test_a_gpu_never_hands_codestreams_to_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    film = factories.chest_picture(120, 90)
+    payload = np.frombuffer(encode(film, "1.2.840.10008.1.2.4.90", bits=12), np.uint8)
+    stream = StreamFacts(payload, 120, 90, "uint16")
+    monkeypatch.setattr("screener.nvimagecodec.CPU_BACKENDS", GPU_BACKENDS)
+    assert StreamDecoder(None).decode([stream]) == [None]  # the kinds of a GPU, and none here
 
 
 def test_decoder_proves_on_a_cpu_what_its_documentation_says() -> None:
