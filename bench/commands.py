@@ -34,6 +34,10 @@ ArchiveOption = Annotated[
     Path | None, typer.Option(help="Measure on this folder of DICOM files instead of made archives.")
 ]
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the result to this file.")]
+ResumedFile = Annotated[
+    Path | None,
+    typer.Option("--json", help="Write each run to this file as it ends; those it has are not repeated."),
+]
 Plot = Annotated[Path | None, typer.Option(help="Write a plot (PNG) to this file; needs the train extra.")]
 BundlePath = Annotated[Path | None, typer.Option(help="Model bundle; default: the one that ships.")]
 Mix = Annotated[str, typer.Option(help="Encodings and their weights.")]
@@ -60,8 +64,8 @@ def bench(
     peer: Annotated[
         list[str] | None, typer.Option(help="Race only this peer; may be repeated. Implies --peers.")
     ] = None,
-    count: Annotated[int, typer.Option(help="Files of each archive that is made.")] = 160,
-    repeats: Annotated[int, typer.Option(help="Timed repeats, after one warm-up.")] = 3,
+    count: Annotated[int, typer.Option(help="Files of each archive that is made.")] = 500,
+    repeats: Annotated[int, typer.Option(help="Timed repeats, after one warm-up.")] = 2,
     quick: Annotated[bool, typer.Option("--quick", help="32 files, one repeat: a look, no result.")] = False,
     mix: Mix = DEFAULT_MIX,
     sizes: Sizes = LARGE,
@@ -129,6 +133,9 @@ def compare(
         was, now = (getattr(result.circumstances, name) for result in (first, second))
         if was != now:
             typer.echo(f"different {name}: {was} and {now}", err=True)
+    for path, result in ((before, first), (after, second)):
+        if result.circumstances.dirty:
+            typer.echo(f"{path.name}: measured on {result.circumstances.source}", err=True)
 
 
 @app.command()
@@ -139,10 +146,10 @@ def memory(
     distinct: Distinct = SCALING_DISTINCT,
     batch_size: BatchSize = BATCH_SIZE,
     workers: Workers = 0,
-    json_file: JsonFile = None,
+    json_file: ResumedFile = None,
     plot: Plot = None,
 ) -> None:
-    """Watch the memory of `screener run` and all its processes; exits with 1 if it grows or passes 2 GB."""
+    """Watch the memory of `screener run` and all its processes; exits with 1 if it grows or passes 1.5 GB."""
     from bench.plots import lines
     from bench.scaling import MAX_BYTES
     from screener.settings import available_cores
@@ -172,7 +179,7 @@ def curve(
     distinct: Distinct = SCALING_DISTINCT,
     batch_size: BatchSize = BATCH_SIZE,
     workers: Workers = 0,
-    json_file: JsonFile = None,
+    json_file: ResumedFile = None,
     plot: Plot = None,
 ) -> None:
     """Images a second over cores and over archive size."""
@@ -198,10 +205,8 @@ def _scale(
     from bench.scaling import measure_scaling
     from bench.tables import scaling_table
 
-    result = measure_scaling(recipe, points, settings, _announce)
+    result = measure_scaling(recipe, points, settings, _announce, json_file)
     _print(scaling_table(result))
-    if json_file is not None:
-        result.save(json_file)
     return result
 
 
@@ -226,15 +231,17 @@ def _measure(
 
     result = measure(request, _announce)
     _print(steps_table(result), streams_table(result), waits_table(result))
+    if json_file is not None:  # peers take as long again, and one that fails must not cost what is measured
+        save_result(result, json_file)
     if peers is not None:
         from bench.race import race
 
         result = replace(result, peers=tuple(race(request, peers, _announce)))
         _print(peers_table(result.peers))
+        if json_file is not None:
+            save_result(result, json_file)
     for line in circumstances_lines(result):
         typer.echo(line)
-    if json_file is not None:
-        save_result(result, json_file)
     if plot is not None:
         from bench.plots import step_budget
 

@@ -1,8 +1,8 @@
 """Archives to results: every step alone and all together, repeat by repeat.
 
 A repeat runs each step once and then the stream, so that the steps, the bound and the share of one repeat
-come from the same minutes of the machine. One round of the steps is thrown away first: it brings the files
-into memory and the processors up to speed.
+come from the same minutes of the machine. A warm-up before them is thrown away: it brings the files into
+memory and the processors up to speed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from bench.archive_factory import ArchiveRecipe, Picture, Syntax, write_archive
 from bench.process_memory import MemorySampler
 from bench.results import BenchResult, Circumstances, Extent, StepResult, StreamRepeat, StreamResult, Timing
 from bench.stream import run_stream
-from bench.workbench import Workbench, timed
+from bench.workbench import Workbench
 from engines.engine import open_engines
 from screener.run import load_calibration, open_verified
 from screener.settings import RunSettings
@@ -52,7 +52,7 @@ class BenchRequest:
     pictures: tuple[Picture, ...] = ()
     """Of the films that are made; none takes drawn lung shadows."""
     bundle: Path | None = None
-    repeats: int = 3
+    repeats: int = 2
 
 
 def measure(request: BenchRequest, on_step: Callable[[str], None]) -> BenchResult:
@@ -65,7 +65,7 @@ def measure(request: BenchRequest, on_step: Callable[[str], None]) -> BenchResul
     Raises:
         ScreenerError, BundleError, EngineError: as `screener run`.
     """
-    settings = request.settings
+    settings, circumstances = request.settings, Circumstances.now()
     bundle = open_verified(request.bundle)
     calibration = load_calibration(bundle, None)
     steps: list[StepResult] = []
@@ -82,7 +82,7 @@ def measure(request: BenchRequest, on_step: Callable[[str], None]) -> BenchResul
             steps += found
             streams.append(stream)
     return BenchResult(
-        Circumstances.now(), recipe_record(request), engines.description, tuple(steps), tuple(streams)
+        circumstances, recipe_record(request), engines.description, tuple(steps), tuple(streams)
     )
 
 
@@ -129,15 +129,15 @@ def _measure_archive(
     timings: dict[str, list[Timing]] = {step: [] for step in STEPS}
     streams: list[StreamRepeat] = []
     with MemorySampler(os.getpid()) as memory:
-        for repeat in range(repeats + 1):
+        on_step(f"{name}: warm-up")
+        bench.warm_up()
+        for repeat in range(1, repeats + 1):
             for step, run in STEPS.items():
-                on_step(f"{name}: {step}, " + (f"repeat {repeat} of {repeats}" if repeat else "warm-up"))
-                extents[step], timing = timed(lambda run=run: run(bench))  # type: ignore[misc]
-                if repeat:
-                    timings[step].append(timing)
-            if repeat:
-                on_step(f"{name}: everything together, repeat {repeat} of {repeats}")
-                streams.append(_stream_repeat(bench, extents, timings))
+                on_step(f"{name}: {step}, repeat {repeat} of {repeats}")
+                extents[step], timing = bench.timed(run)
+                timings[step].append(timing)
+            on_step(f"{name}: everything together, repeat {repeat} of {repeats}")
+            streams.append(_stream_repeat(bench, extents, timings))
     steps = [StepResult(name, step, extents[step], tuple(timings[step])) for step in STEPS]
     return steps, StreamResult(name, bench.whole, tuple(streams), memory.peak_bytes)
 
@@ -153,5 +153,6 @@ def _stream_repeat(
         networks_files_per_s=extents["networks"].num_files / timings["networks"][-1].seconds,
         files_per_s=num_files / timing.seconds,
         core_seconds_per_file=timing.core_seconds / num_files,
+        startup_s=timing.startup_s,
         waits=waits,
     )

@@ -2,24 +2,25 @@
 
 On each archive `screener run` and every peer go one after the other, `repeats` times, and ratios are taken
 within a repeat, so that a machine that changes speed changes both. Seconds are those of screening itself, as
-each reports them: imports and loading networks are not counted, starting decoder or loader processes is. A
-peer reads fewer files of the same archive, because it is slow; rates are per file.
+each reports them: imports, loading networks and a peer's warm-up film are not counted, starting decoder or
+loader processes is. A peer reads fewer files of the same archive, because it is slow, in the archive's own
+mix of encodings; rates are per file.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bench.measure import BenchRequest, archives
-from bench.peers.environments import PEERS, Peer, PeerUnavailable, python_of
+from bench.peers.environments import PEERS, Peer, PeerUnavailable, python_of, without_paths
 from bench.results import PeerResult, PeerRound
 from engines.bundle import default_bundle
 from screener.archive import base_folder, walk
@@ -28,8 +29,8 @@ from screener.errors import ConfigError, DecodeError
 from screener.header import read_header
 from screener.settings import RunSettings
 
-PEER_FILES = 16
-"""Files of an archive that a peer reads: two full batches, four of each encoding of a mix."""
+PEER_FILES = 40
+"""Files of an archive that a peer reads: five full batches, and the default mix to the file."""
 
 
 @dataclass(slots=True)
@@ -79,13 +80,9 @@ def _race_on(
     files = _files(archive)
     for contender in contenders:
         contender.rounds = []
-    for repeat in range(request.repeats + 1):
-        on_step(
-            f"{name}: screener run, " + (f"repeat {repeat} of {request.repeats}" if repeat else "warm-up")
-        )
+    for repeat in range(1, request.repeats + 1):
+        on_step(f"{name}: screener run, repeat {repeat} of {request.repeats}")
         ours = _run_screener(request, archive, folder / f"{name}-{repeat}")
-        if not repeat:
-            continue
         for contender in contenders:
             on_step(f"{name}: {contender.peer.name}, repeat {repeat} of {request.repeats}")
             _run_peer(contender, folder / "networks", files, ours)
@@ -96,20 +93,43 @@ def _race_on(
 
 
 def _files(archive: Path) -> list[str]:
-    """The first films of an archive, by the walk's order; peers would stumble over anything else."""
+    """A sample of an archive's films, its mix and order kept; peers would stumble over anything else."""
     base = base_folder(archive)
-    paths = (base / entry.relative_path for entry in walk(archive) if entry.reason is None)
-    return [str(path) for path in itertools.islice(filter(_is_film, paths), PEER_FILES)]
+    paths = [base / entry.relative_path for entry in walk(archive) if entry.reason is None]
+    films = [(str(path), encoding) for path in paths if (encoding := _encoding(path)) is not None]
+    return proportional_sample(films, PEER_FILES)
 
 
-def _is_film(path: Path) -> bool:
+def proportional_sample(films: Sequence[tuple[str, str]], count: int) -> list[str]:
+    """Up to `count` of (path, encoding): of each encoding its share, evenly spaced, in the given order.
+
+    Shares are rounded by largest remainder.
+    """
+    count = min(count, len(films))
+    having = Counter(encoding for _, encoding in films)
+    exact = {encoding: count * number / len(films) for encoding, number in having.items()}
+    taken = {encoding: int(share) for encoding, share in exact.items()}
+    by_remainder = sorted(exact, key=lambda encoding: taken[encoding] - exact[encoding])
+    for encoding in by_remainder[: count - sum(taken.values())]:
+        taken[encoding] += 1
+    chosen: list[str] = []
+    seen: Counter[str] = Counter()
+    for path, encoding in films:
+        before = taken[encoding] * seen[encoding] // having[encoding]
+        seen[encoding] += 1
+        if taken[encoding] * seen[encoding] // having[encoding] > before:
+            chosen.append(path)
+    return chosen
+
+
+def _encoding(path: Path) -> str | None:
+    """Transfer syntax of a film, None for what is none."""
     settings = RunSettings()
     try:
         with path.open("rb") as file:
-            check_eligible(read_header(file, settings), settings)
+            return check_eligible(read_header(file, settings), settings).transfer_syntax_uid
     except (DecodeError, OSError):
-        return False
-    return True
+        return None
 
 
 def _installed(peer: Peer, trouble: str, on_step: Callable[[str], None]) -> _Contender:
@@ -156,16 +176,12 @@ def _export_networks(bundle: Path, out: Path) -> str:
         text=True,
         check=False,
     )
-    return "" if done.returncode == 0 else f"the networks cannot be exported: {_last_line(done.stderr)}"
+    return "" if done.returncode == 0 else f"the networks cannot be exported: {without_paths(done.stderr)}"
 
 
 def _answer(command: list[str]) -> dict[str, Any]:
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own commands
     if done.returncode:
-        raise ConfigError(f"{Path(command[1]).name} failed: {_last_line(done.stderr)}")
+        raise ConfigError(f"{Path(command[1]).name} failed: {without_paths(done.stderr)}")
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer
-
-
-def _last_line(text: str) -> str:
-    return next((line for line in reversed(text.splitlines()) if line.strip()), "no output")

@@ -18,8 +18,8 @@ from typing import Any
 from screener.errors import ConfigError
 from screener.run_manifest import git_commit, machine, versions
 
-FORMAT = 1
-"""Version of the result file."""
+FORMAT = 2
+"""Version of the result file; 1 counted the start of the decoder processes in every figure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,8 @@ class Timing:
     """By the clock."""
     core_seconds: float
     """Processor time of this process, its threads and its decoder processes."""
+    startup_s: float = 0.0
+    """By the clock, until the decoder processes were ready; in neither of the two above."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +113,8 @@ class StreamRepeat:
     files_per_s: float
     core_seconds_per_file: float
     waits: Waits
+    startup_s: float = 0.0
+    """Until the decoder processes were ready, before any clock started."""
 
     @property
     def bound_files_per_s(self) -> float:
@@ -187,12 +191,25 @@ class Circumstances:
     machine: Mapping[str, object]
     versions: Mapping[str, str | None]
     commit: str | None
+    """None for an installed package."""
+    dirty: bool
+    """The source tree held changes beyond the commit."""
     measured_utc: str
 
     @classmethod
     def now(cls) -> Circumstances:
-        """Of this machine, installation and moment."""
-        return cls(machine(), versions(), git_commit(), datetime.now(UTC).isoformat(timespec="seconds"))
+        """Of this machine, installation and moment; to be taken before what is measured."""
+        described = git_commit() or ""
+        commit = described.removesuffix("-dirty")
+        moment = datetime.now(UTC).isoformat(timespec="seconds")
+        return cls(machine(), versions(), commit or None, commit != described, moment)
+
+    @property
+    def source(self) -> str:
+        """What was measured, in words."""
+        if self.commit is None:
+            return "none: an installed package"
+        return f"{self.commit}, with uncommitted changes" if self.dirty else self.commit
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,8 @@ Each point is a process of its own on as many cores as asked for (its affinity: 
 engines' threads follow it), with the memory of its whole tree sampled twice a second. Archives of 20,000
 films would not fit on many disks, so a few hundred films lie there and the rest are hard links to them:
 every file is opened, read, decoded and screened like any other, only the disk's own speed is not measured.
+Points take minutes to half an hour: each is in the result file as soon as it is done, and a measurement that
+was broken off goes on after it.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -26,7 +28,7 @@ from bench.results import Circumstances
 from screener.errors import ScreenerError
 from screener.settings import RunSettings, available_cores
 
-MAX_BYTES = 2 * 10**9
+MAX_BYTES = 15 * 10**8
 """What main process and workers together may take."""
 MAX_GROWTH = 0.05
 """Growth of memory over a run, as share, above which it counts as growing."""
@@ -61,12 +63,15 @@ class ScalingResult:
 
     circumstances: Circumstances
     recipe: ArchiveRecipe
+    settings: Mapping[str, object]
     points: tuple[ScalingPoint, ...]
 
     def save(self, path: Path) -> None:
-        """Write a result file."""
+        """Write a result file, whole or not at all."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(self), indent=1, default=str) + "\n", encoding="utf-8")
+        unfinished = path.with_name(f"{path.name}.part")
+        unfinished.write_text(json.dumps(asdict(self), indent=1, default=str) + "\n", encoding="utf-8")
+        unfinished.replace(path)
 
     @property
     def flat_memory(self) -> bool:
@@ -84,26 +89,59 @@ def measure_scaling(
     points: Sequence[tuple[int, int]],
     settings: RunSettings,
     on_step: Callable[[str], None],
+    file: Path | None = None,
 ) -> ScalingResult:
-    """Run every point, one after the other.
+    """Run every point, one after the other, except those that the result file already has.
 
     Args:
         recipe: films of the archives; the count is each point's own.
         points: (files, cores) of each run.
         settings: batch size, workers and precision of the runs.
         on_step: told what is about to run.
+        file: result file, written after each point. Points of the same recipe, settings, machine, versions
+            and commit that it holds are taken over.
 
     Raises:
         ScreenerError: a run failed, or more cores were asked for than there are.
     """
-    measured = []
+    chosen = {"batch_size": settings.batch_size, "workers": settings.workers, "precision": settings.precision}
+    result = ScalingResult(Circumstances.now(), recipe, chosen, ())
+    measured = {} if file is None else _measured_before(file, result)
     for count, cores in points:
-        on_step(f"{count:,} files on {cores} cores")
-        with tempfile.TemporaryDirectory(prefix="screener-scaling-") as folder:
-            archive = Path(folder, "archive")
-            write_archive(archive, replace(recipe, count=count))
-            measured.append(_run(archive, Path(folder, "campaign"), cores, settings))
-    return ScalingResult(Circumstances.now(), recipe, tuple(measured))
+        if (count, cores) not in measured:
+            on_step(f"{count:,} files on {cores} cores")
+            measured[count, cores] = _measure_point(replace(recipe, count=count), cores, settings)
+        kept = tuple(measured[point] for point in points if point in measured)
+        result = replace(result, points=kept)
+        if file is not None:
+            result.save(file)
+    return result
+
+
+def _measured_before(file: Path, wanted: ScalingResult) -> dict[tuple[int, int], ScalingPoint]:
+    """Points of an earlier measurement that are still good, by files and cores; none of any other file."""
+    try:
+        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        same: dict[str, Any] = json.loads(json.dumps(asdict(wanted), default=str))
+        same["circumstances"]["measured_utc"] = content["circumstances"]["measured_utc"]
+        if any(content[part] != same[part] for part in ("circumstances", "recipe", "settings")):
+            return {}
+        points = [_point(each) for each in content["points"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return {(point.num_files, point.cores): point for point in points}
+
+
+def _point(content: dict[str, Any]) -> ScalingPoint:
+    memory = tuple(MemorySample(**sample) for sample in content["memory"])
+    return ScalingPoint(**{**content, "memory": memory})
+
+
+def _measure_point(recipe: ArchiveRecipe, cores: int, settings: RunSettings) -> ScalingPoint:
+    with tempfile.TemporaryDirectory(prefix="screener-scaling-") as folder:
+        archive = Path(folder, "archive")
+        write_archive(archive, recipe)
+        return _run(archive, Path(folder, "campaign"), cores, settings)
 
 
 def _run(archive: Path, campaign: Path, cores: int, settings: RunSettings) -> ScalingPoint:

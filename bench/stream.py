@@ -1,8 +1,8 @@
 """The whole stream on one archive, and who waits for whom in it.
 
 The parts are those of `screener run`; only the campaign is a temporary one and no overlay pictures are
-drawn. Starting the decoder processes counts, opening the engines does not. A thread looks fifty times a
-second where the canvases are.
+drawn. The clock starts when engines and decoder processes are ready. A thread looks fifty times a second
+where the canvases are.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from bench.results import Extent, Timing, Waits
-from bench.workbench import Workbench, temporary_campaign, timed
+from bench.workbench import Workbench, temporary_campaign
 from screener.counters import Counters
 from screener.host_loader import NUM_FRAMES, HostLoader, Occupancy
 from screener.pipeline import Reader, screen
@@ -73,16 +73,18 @@ def run_stream(bench: Workbench) -> tuple[Timing, Waits]:
     ):
         watches: list[LoaderWatch] = []
 
-        def stream() -> Extent:
+        def stream(bench: Workbench) -> Extent:
             with (
                 HostLoader(bench.archive, bench.settings, threading.Event()) as loader,
                 LoaderWatch(loader, bench.settings) as watch,
             ):
                 watches.append(watch)
+                loader.wait_ready()
+                bench.clock.ready()
                 reader = Reader(bench.engines, bench.calibration)
                 screen(iter(bench.entries), loader, reader, report, Counters())
                 report.seal()
             return bench.whole
 
-        _, timing = timed(stream)
+        _, timing = bench.timed(stream)
         return timing, watches[0].waits()

@@ -32,8 +32,8 @@ def steps_table(result: BenchResult) -> Table:
 
 def streams_table(result: BenchResult) -> Table:
     """Everything together, on each archive: what came of it, and the bound."""
-    columns = ("archive", "files/s", "MP/s", "bound", "share", "shares", "core ms a file", "peak MB")
-    table = _table("Everything together", *columns)
+    columns = ("archive", "files/s", "MP/s", "bound", "share", "shares", "core ms a file")
+    table = _table("Everything together", *columns, "start-up s", "peak MB")
     for stream in result.streams:
         shares = [repeat.bound_share for repeat in stream.repeats]
         table.add_row(
@@ -44,6 +44,7 @@ def streams_table(result: BenchResult) -> Table:
             f"{stream.bound_share:.0%}",
             f"{min(shares):.0%}-{max(shares):.0%}",
             f"{1e3 * stream.repeats[-1].core_seconds_per_file:,.1f}",
+            f"{stream.repeats[-1].startup_s:.1f}",
             f"{stream.peak_bytes / 1e6:,.0f}",
         )
     return table
@@ -123,7 +124,7 @@ def circumstances_lines(result: BenchResult) -> list[str]:
     return [
         f"machine   {found.machine.get('processor')}, {found.machine.get('cores')} cores",
         f"engine    {result.engine}",
-        f"commit    {found.commit or 'none: an installed package'}",
+        f"commit    {found.source}",
         f"measured  {found.measured_utc}",
     ]
 

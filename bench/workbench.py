@@ -3,17 +3,15 @@
 The steps are the product's own functions on the product's own arrangement: decoding runs in the real
 decoder processes on all cores, the networks in the real engines with two batches under way, the rest in one
 thread, as in `screener run`. Steps that are cheap or run on one core take a sample of the archive. The
-archive has been read once before anything is timed: what is measured is the machine's processors, not
+archive is read once before anything is timed (`warm_up`): what is measured is the machine's processors, not
 whether its disk happened to hold the files in memory.
 """
 
 from __future__ import annotations
 
 import itertools
-import resource
 import tempfile
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
+from bench.clock import Clock
 from bench.results import Extent, Timing
 from calibration.model_calibration import Calibration
 from engines.engine import Engines
@@ -47,6 +46,8 @@ from screener.verdict import conclude
 
 SAMPLE_FILES = 64
 """Files that the one-threaded steps read."""
+NETWORK_FILES = 256
+"""Films that the networks are given, at least; the kept batches again and again."""
 KEPT_BATCHES = 4
 """Batches of canvases kept in memory for the networks and for grading."""
 REPORT_ROWS = 2000
@@ -88,6 +89,7 @@ class Workbench:
         self.settings = settings
         self.engines = engines
         self.calibration = calibration
+        self.clock = Clock()
         self._root = base_folder(archive)
         found = (self._film(entry) for entry in walk(archive) if entry.reason is None)
         films = [film for film in found if film and transfer_syntax_uid in (None, film.transfer_syntax_uid)]
@@ -99,6 +101,19 @@ class Workbench:
         self._sample = films[:: max(1, len(films) // SAMPLE_FILES)][:SAMPLE_FILES]
         self._headers = [self._header(film.entry) for film in self._sample]
         self._prepared = self._prepare()
+
+    def timed(self, step: Callable[[Workbench], Extent]) -> tuple[Extent, Timing]:
+        """Run a step and time it, decoder processes that worked in it included."""
+        self.clock.start()
+        extent = step(self)
+        return extent, self.clock.timing()
+
+    def warm_up(self) -> None:
+        """Bring every file into memory, and the processors up to speed."""
+        for entry in self.entries:
+            (self._root / entry.relative_path).read_bytes()
+        self._decode(self.entries[:SAMPLE_FILES])
+        self.networks()
 
     def walk(self) -> Extent:
         """Find every file."""
@@ -119,9 +134,7 @@ class Workbench:
 
     def decode(self) -> Extent:
         """Every file to a canvas in the decoder processes; the canvases are thrown away."""
-        with HostLoader(self.archive, self.settings, threading.Event()) as loader:
-            for batch in loader.batches(iter(self.entries), on_reject=lambda _: None):
-                loader.release(batch)
+        self._decode(self.entries)
         return self.whole
 
     def segmentation(self) -> Extent:
@@ -159,6 +172,13 @@ class Workbench:
                 loader.release(batch)
         return prepared
 
+    def _decode(self, entries: list[ArchiveEntry]) -> None:
+        with HostLoader(self.archive, self.settings, threading.Event()) as loader:
+            loader.wait_ready()
+            self.clock.ready()
+            for batch in loader.batches(iter(entries), on_reject=lambda _: None):
+                loader.release(batch)
+
     def _answer(self, batch: Batch) -> Prepared:
         lungs = segment(batch, self.engines.segmentation)
         return Prepared(batch, lungs, classify(batch, lungs, self.engines.classification))
@@ -168,8 +188,8 @@ class Workbench:
         return classify(each.batch, lungs, self.engines.classification)
 
     def _through(self, network: Callable[[Prepared], object]) -> Extent:
-        """Run the kept batches until the sample's number of films is reached."""
-        rounds = max(1, SAMPLE_FILES // sum(len(each.batch) for each in self._prepared))
+        """Run the kept batches until the networks' number of films is reached."""
+        rounds = max(1, NETWORK_FILES // sum(len(each.batch) for each in self._prepared))
         batches = self._prepared * rounds
         for _ in overlapped(network, batches, depth=BATCHES_WITH_ENGINES):
             pass
@@ -241,16 +261,3 @@ def temporary_campaign(archive: Path, settings: RunSettings) -> Iterator[Campaig
         ) as campaign,
     ):
         yield campaign
-
-
-def timed(step: Callable[[], Extent]) -> tuple[Extent, Timing]:
-    """Run a step and time it, decoder processes that ended in it included."""
-    began, cores_began = time.perf_counter(), _core_seconds()
-    extent = step()
-    return extent, Timing(time.perf_counter() - began, _core_seconds() - cores_began)
-
-
-def _core_seconds() -> float:
-    """Processor time of this process and of its children that have ended."""
-    children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return time.process_time() + children.ru_utime + children.ru_stime

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydicom import dcmread
 from typer.testing import CliRunner
 
 from bench import commands, workbench
-from bench.archive_factory import ArchiveRecipe, Syntax, write_archive
+from bench.archive_factory import UIDS, ArchiveRecipe, Syntax, write_archive
+from bench.clock import Clock
 from bench.measure import STEPS, BenchRequest, measure
-from bench.peers.environments import PEERS, Peer, PeerUnavailable, python_of
-from bench.race import _Contender, _installed, _race_on, race
+from bench.peers.environments import PEERS, Peer, PeerUnavailable, python_of, without_paths
+from bench.race import _Contender, _files, _installed, _race_on, proportional_sample, race
 from screener.errors import ConfigError
 from screener.settings import RunSettings
 
@@ -24,6 +31,7 @@ TINY = ArchiveRecipe(6, {Syntax.RAW: 1.0}, sizes=((300, 333),))
 @pytest.mark.bench
 def test_every_step_and_the_stream_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workbench, "SAMPLE_FILES", 4)
+    monkeypatch.setattr(workbench, "NETWORK_FILES", 4)
     monkeypatch.setattr(workbench, "REPORT_ROWS", 20)
     write_archive(tmp_path, TINY)
     (tmp_path / "note.txt").write_text("no DICOM")
@@ -41,10 +49,37 @@ def test_every_step_and_the_stream_are_measured(tmp_path: Path, monkeypatch: pyt
     cost = {step.step: step.timings[0].core_seconds for step in result.steps}
     assert cost["decode"] > cost["header"]
     assert cost["networks"] > cost["segmentation"]
+    startup = {step.step: step.timings[0].startup_s for step in result.steps}
+    assert startup.pop("decode") > 0.1
+    assert set(startup.values()) == {0.0}
+    assert stream.repeats[0].startup_s > 0.1
     waits = stream.repeats[0].waits
     assert waits.slots == 8
     assert waits.free + waits.decoding + waits.drawn + waits.with_engines == pytest.approx(8, abs=0.5)
     assert "everything together, repeat 1 of 1" in said[-1]
+
+
+def test_the_clock_counts_what_processes_do_once_they_are_ready_and_nothing_before() -> None:
+    code = (
+        "import time\n"
+        "while time.process_time() < 1: pass\n"
+        "input(print('ready', flush=True))\n"
+        "while time.process_time() < 1.4: pass"
+    )
+    clock = Clock()
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        clock.ready()
+        process.communicate("go\n")
+    timing = clock.timing()
+    assert timing.startup_s > 0.9
+    assert 0.3 < timing.core_seconds < 0.9
+    assert timing.seconds > 0.3
+    clock.start()
+    assert clock.timing().startup_s == 0.0
 
 
 def test_an_archive_without_films_is_refused(tmp_path: Path) -> None:
@@ -95,9 +130,12 @@ def test_peers_run_the_same_files_and_one_that_fails_has_no_figures(
         "print(json.dumps({'seconds': 2.0, 'files': len(files), 'versions': {'thing': '1'}}))"
     )
     bad.write_text("raise SystemExit('cannot read a film')")
+    leaky = tmp_path / "leaky.py"
+    leaky.write_text("import sys\nopen(sys.argv[3] + '/wang.dcm')")
     contenders = [
         _Contender(Peer("good", str(good), ()), Path(sys.executable)),
         _Contender(Peer("bad", str(bad), ()), Path(sys.executable)),
+        _Contender(Peer("leaky", str(leaky), ()), Path(sys.executable)),
         _Contender(Peer("missing", "plain_loop.py", ()), None, "pip failed"),
     ]
     monkeypatch.setattr("bench.race._run_screener", lambda *_: 30.0)
@@ -107,7 +145,46 @@ def test_peers_run_the_same_files_and_one_that_fails_has_no_figures(
     assert done["good"].versions == {"thing": "1"}
     assert done["bad"].rounds == ()
     assert "cannot read a film" in done["bad"].not_measured
+    assert done["leaky"].not_measured == "leaky.py failed: NotADirectoryError"
     assert done["missing"].not_measured == "pip failed"
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        ("Traceback\n\nFileNotFoundError: [Errno 2] No such file: '/a/b c'\n", "FileNotFoundError"),
+        ("pydicom.errors.InvalidDicomError", "pydicom.errors.InvalidDicomError"),
+        ("ERROR: No matching distribution for torch", "ERROR: No matching distribution for torch"),
+        ("cannot read '/archive of/wang' today", "cannot read"),
+        ("/archive/wang.dcm", "said only a path"),
+        ("", "no output"),
+    ],
+)
+def test_what_a_failed_peer_said_names_no_path(said: str, kept: str) -> None:
+    assert without_paths(said) == kept
+
+
+def test_the_default_mix_reaches_peers_to_the_file(tmp_path: Path) -> None:
+    mix = {Syntax.RAW: 40.0, Syntax.JPEG_LOSSLESS: 30.0, Syntax.J2K: 20.0, Syntax.JPEGLS: 10.0}
+    write_archive(tmp_path, ArchiveRecipe(60, mix, sizes=((300, 333),)))
+    files = _files(tmp_path)
+    assert files == sorted(set(files))
+    syntaxes = Counter(dcmread(file).file_meta.TransferSyntaxUID for file in files)
+    assert [syntaxes[UIDS[syntax]] for syntax in mix] == [16, 12, 8, 4]
+
+
+@given(st.lists(st.sampled_from("abcd"), min_size=1, max_size=200), st.integers(1, 60))
+def test_a_sample_is_proportional_and_spread_over_the_archive(encodings: list[str], count: int) -> None:
+    films = [(f"{place:03d}", encoding) for place, encoding in enumerate(encodings)]
+    chosen = proportional_sample(films, count)
+    assert len(chosen) == min(count, len(films))
+    assert chosen == sorted(set(chosen))
+    for encoding in set(encodings):
+        places = [place for place, each in films if each == encoding]
+        taken = [places.index(place) for place in chosen if place in places]
+        assert abs(len(taken) - len(chosen) * len(places) / len(films)) < 1
+        steps = {after - before for before, after in itertools.pairwise(taken)}
+        assert not steps or max(steps) - min(steps) <= 1
 
 
 def test_without_exported_networks_no_peer_is_installed() -> None:

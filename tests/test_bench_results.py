@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from typer.testing import CliRunner
 
+from bench.archive_factory import ArchiveRecipe, Syntax
 from bench.commands import app
 from bench.measure import STEPS
 from bench.plots import step_budget
@@ -33,9 +35,10 @@ from bench.results import (
     load_result,
     save_result,
 )
-from bench.scaling import ScalingPoint, ScalingResult, growth
+from bench.scaling import ScalingPoint, ScalingResult, growth, measure_scaling
 from bench.tables import comparison_table, peers_table, steps_table, streams_table, waits_table
 from screener.errors import ConfigError
+from screener.settings import RunSettings
 
 WAITS = Waits(32, 4.0, 8.0, 4.0, 16.0, engines_idle=0.0, decoders_idle=0.25)
 REPEAT = StreamRepeat(30.0, 60.0, 19.0, 0.1, WAITS)
@@ -94,13 +97,24 @@ def test_what_is_no_result_is_refused(tmp_path: Path, content: str) -> None:
 
 def test_comparing_shows_ratios_and_what_differs(tmp_path: Path) -> None:
     slow, fast = result(), result(speed=2.0)
-    fast = replace(fast, circumstances=replace(fast.circumstances, commit="another"))
+    slow = replace(slow, circumstances=replace(slow.circumstances, commit="one", dirty=False))
+    fast = replace(fast, circumstances=replace(fast.circumstances, commit="another", dirty=True))
     save_result(slow, tmp_path / "slow.json")
     save_result(fast, tmp_path / "fast.json")
     done = CliRunner().invoke(app, ["compare", str(tmp_path / "slow.json"), str(tmp_path / "fast.json")])
     assert done.exit_code == 0
     assert "2.00" in done.stdout
-    assert "different commit" in done.stderr
+    assert "different commit: one and another" in done.stderr
+    assert "fast.json: measured on another, with uncommitted changes" in done.stderr
+    assert "slow.json" not in done.stderr
+
+
+def test_a_changed_source_tree_is_recorded_beside_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    cases = (("ab12", "ab12", False), ("ab12-dirty", "ab12", True), (None, None, False))
+    for described, commit, dirty in cases:
+        monkeypatch.setattr("bench.results.git_commit", lambda described=described: described)
+        found = Circumstances.now()
+        assert (found.commit, found.dirty) == (commit, dirty)
 
 
 def test_tables_and_plot_hold_every_step_and_say_what_was_not_measured(tmp_path: Path) -> None:
@@ -148,6 +162,37 @@ def test_growth_tells_a_flat_run_from_one_that_leaks() -> None:
 def test_memory_must_be_flat_over_archive_size_too() -> None:
     small = ScalingPoint(1000, 2, 2, 50.0, 1000, 10**9, 0.0, ())
     recipe = result()
-    for large, is_flat in ((1.01e9, True), (1.2e9, False), (2.1e9, False)):
+    for large, is_flat in ((1.01e9, True), (1.2e9, False), (1.51e9, False)):
         points = (small, replace(small, num_files=20_000, peak_bytes=int(large)))
-        assert ScalingResult(recipe.circumstances, None, points).flat_memory is is_flat  # type: ignore[arg-type]
+        assert ScalingResult(recipe.circumstances, None, {}, points).flat_memory is is_flat  # type: ignore[arg-type]
+    high = replace(small, peak_bytes=int(1.51e9))
+    assert not ScalingResult(recipe.circumstances, None, {}, (high,)).flat_memory  # type: ignore[arg-type]
+
+
+def test_a_curve_that_was_broken_off_goes_on_after_its_last_point(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, wanted = tmp_path / "results" / "curve.json", [(10, 1), (10, 2), (50, 2)]
+    ran: list[tuple[int, int]] = []
+
+    def measured(recipe: ArchiveRecipe, cores: int, _: RunSettings) -> ScalingPoint:
+        if len(ran) == 2:
+            raise KeyboardInterrupt
+        ran.append((recipe.count, cores))
+        return ScalingPoint(recipe.count, cores, cores, 1.0, 10, 10**9, 0.0, (MemorySample(0.5, 10**9),))
+
+    monkeypatch.setattr("bench.scaling._measure_point", measured)
+    recipe, settings = ArchiveRecipe(1, {Syntax.RAW: 1.0}), RunSettings()
+    with pytest.raises(KeyboardInterrupt):
+        measure_scaling(recipe, wanted, settings, lambda _: None, file)
+    assert ran == wanted[:2]
+    ran.clear()
+    said: list[str] = []
+    result = measure_scaling(recipe, wanted, settings, said.append, file)
+    assert ran == [(50, 2)]
+    assert said == ["50 files on 2 cores"]
+    assert [(point.num_files, point.cores) for point in result.points] == wanted
+    assert len(json.loads(file.read_text())["points"]) == 3
+    ran.clear()
+    measure_scaling(replace(recipe, seed=1), wanted[:1], settings, said.append, file)
+    assert ran == wanted[:1]

@@ -243,6 +243,23 @@ def test_ctrl_c_finishes_the_part_in_hand_and_says_how_to_continue(many_films: P
     assert pl.read_parquet(campaign / "images" / "part-*.parquet").height == 120
 
 
+def test_a_second_ctrl_c_ends_at_once_however_long_the_files_in_hand_take(
+    many_films: Path, tmp_path: Path
+) -> None:
+    process = start(many_films, tmp_path / "c")
+    wait_for_parts(tmp_path / "c", 1, process)
+    for child in psutil.Process(process.pid).children():
+        if "--multiprocessing-fork" in child.cmdline():  # a decoder, not the resource tracker
+            child.send_signal(signal.SIGSTOP)
+    process.send_signal(signal.SIGINT)
+    assert process.stderr is not None
+    while b"Ctrl-C again" not in process.stderr.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=40)  # a file in hand is given up after 60 s
+    assert process.returncode not in (None, 0)
+
+
 def test_stop_of_a_service_reaches_every_process_and_costs_no_file(many_films: Path, tmp_path: Path) -> None:
     campaign = tmp_path / "c"
     process = start(many_films, campaign)

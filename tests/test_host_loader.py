@@ -163,8 +163,9 @@ def test_leaving_early_does_not_wait_for_what_is_being_decoded(archive: Path, tm
     shutil.copytree(archive, place)
     (place / "0000" / "IM000003").rename(place / "0000" / "hang")
     run = RunSettings(batch_size=1, workers=2, timeout_s=60.0)
+    entries = sorted(walk(place), key=lambda entry: not entry.relative_path.endswith("hang"))
     with HostLoader(place, run, threading.Event(), worker_mains.decode_or_misbehave) as loader:
-        next(loader.batches(walk(place), on_reject=lambda _: None))
+        next(loader.batches(entries, on_reject=lambda _: None))
         began = time.monotonic()
     assert time.monotonic() - began < 10
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from pathlib import Path
 
 _DICOM = ("pydicom>=3.0.1,<4", "pylibjpeg[all]>=2.1")
 _TORCH = "torch==2.13.0"
+MOST_SAID = 200
+"""Characters of what a failed process said that go into a result."""
 
 
 class PeerUnavailable(Exception):
@@ -87,8 +90,17 @@ def _digest(peer: Peer) -> str:
 def _call(command: list[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - fixed commands
     if done.returncode:
-        lines = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
-        said = next(
-            (line for line in reversed(lines) if "ERROR" in line), lines[-1] if lines else "no output"
-        )
-        raise PeerUnavailable(f"{Path(command[2]).name} failed: {said.strip()}")
+        lines = (done.stderr or done.stdout).splitlines()
+        said = "\n".join([line for line in lines if "ERROR" in line] or lines)
+        raise PeerUnavailable(f"{Path(command[2]).name} failed: {without_paths(said)}")
+
+
+def without_paths(said: str) -> str:
+    """What a process said last, fit for a result file: an exception's class, or text up to a path.
+
+    Results are published, and the names of folders and files are nobody's business.
+    """
+    line = next((line.strip() for line in reversed(said.splitlines()) if line.strip()), "no output")
+    if raised := re.match(r"([A-Za-z_][\w.]*(?:Error|Exception|Exit|Interrupt))(?:\Z|:)", line):
+        return raised[1]
+    return re.split(r"\S*[/\\]", line)[0].strip()[:MOST_SAID] or "said only a path"
