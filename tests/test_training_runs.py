@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,12 +10,15 @@ import cv2
 import numpy as np
 import polars as pl
 import pytest
+from typer.testing import CliRunner
 
+from calibration.model_calibration import Calibration
 from screener.errors import ConfigError
 from screener.records import ZONES
 from training.classification_task import ClassificationRecipe, LossRecipe
+from training.commands import app
 from training.cost_curve import CurveRecipe, cost_curve
-from training.host_films import HostSelection, list_hosts
+from training.host_films import HostSelection, age_years, list_hosts
 from training.networks import ClassificationConfig, SegmentationConfig
 from training.own_films import ImportSettings, import_films
 from training.packing import PackRecipe, pack
@@ -27,7 +31,11 @@ from training.study import StudyRecipe, compare
 FIT = FitRecipe(epochs=1, batch_size=4, precision="32-true", accelerator="cpu")
 NETWORK = ClassificationConfig(growth=2, crop_side=64)
 CLASSIFICATION = ClassificationRecipe(
-    cohorts=("own",), network=NETWORK, loss=LossRecipe(tasks=("diagnosis", "stage")), fit=FIT
+    cohorts=("own",),
+    segmentation="segmentation",
+    network=NETWORK,
+    loss=LossRecipe(tasks=("diagnosis", "stage")),
+    fit=FIT,
 )
 
 
@@ -50,7 +58,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pairs = [f"made_{i}.png,mask.png,anatomical,p{i}" for i in range(10)]
     (root / "pairs.csv").write_text("\n".join(["image,mask,convention,patient_group", *pairs]) + "\n")
     parts = ["train"] * 12 + ["calibration"] * 6 + ["test"] * 6
-    own = [f"made_{i}.png,q{i},{i % 4},{i % 2},{','.join([str(i % 4)] * 6)},{parts[i]}" for i in range(24)]
+    stages = ["" if i in (3, 21) else str(i % 4) for i in range(24)]
+    tb = ["" if i in (5, 20) else str(i % 2) for i in range(24)]
+    own = [
+        f"made_{i}.png,q{i},{stages[i]},{tb[i]},{','.join([str(i % 4)] * 6)},{parts[i]}" for i in range(24)
+    ]
     header = f"file,patient,stage,tb,{','.join(ZONES)},split"
     (root / "own.csv").write_text("\n".join([header, *own]) + "\n")
     import_films(root / "own.csv", root / "own", ImportSettings())
@@ -128,7 +140,11 @@ def test_a_study_ends_in_one_sentence(data: Path, runs: Path) -> None:
     locked = pl.read_parquet(runs / "study" / "locked.parquet")
     assert set(locked["way"]) == {"diagnosis", "stage", "multi-task"}
     recalls = locked.filter((pl.col("way") == "stage") & pl.col("figure").str.starts_with("recall"))
-    assert recalls["films"].sum() == 6, "every film of the test part has one stage"
+    assert recalls["films"].sum() == 5, "every film of the test part that was read has one stage"
+    comparison = pl.read_parquet(runs / "study" / "comparison.parquet")
+    assert "kappa" not in comparison.filter(task="diagnosis")["metric"].to_list(), "a diagnosis has no order"
+    assert "kappa" in comparison.filter(task="stage")["metric"].to_list()
+    assert "take films as independent" in text
     areas = locked.filter(pl.col("figure").str.starts_with("AUC"))
     assert ((areas["low"] <= areas["value"]) & (areas["value"] <= areas["high"])).all()
     assert "recall of stage" in text
@@ -158,10 +174,77 @@ def test_hosts_without_plausible_lungs_are_left_out(data: Path, runs: Path, tmp_
         list_hosts(index, network, tmp_path, HostSelection(prefixes=("none",)))
 
 
+def test_a_hospital_trains_on_its_own_films_without_a_segmentation_of_its_own(
+    data: Path, tmp_path: Path
+) -> None:
+    lines = (data / "own.csv").read_text().splitlines()
+    chosen = [lines[0], *lines[9:17], *lines[19:21]]
+    index = data / "few.csv"
+    index.write_text("\n".join(chosen) + "\n")
+    recipe = tmp_path / "my.toml"
+    recipe.write_text(
+        'cohorts = ["few"]\n[network]\ngrowth = 2\ncrop_side = 64\n[loss]\ntasks = ["diagnosis", "stage"]\n'
+        '[fit]\nepochs = 1\nbatch_size = 4\nprecision = "32-true"\naccelerator = "cpu"\n'
+    )
+    runner = CliRunner()
+    for command in (
+        ["films", str(index), "--out", str(data / "few")],
+        ["classify", "--data", str(data), "--runs", str(tmp_path), "--recipe", str(recipe), "--name", "mine"],
+    ):
+        result = runner.invoke(app, command, catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+    assert pl.read_parquet(tmp_path / "mine" / "predictions_test.parquet").height == 2
+    trained_on = json.loads((tmp_path / "mine" / "run.json").read_text())["trained_on"]
+    assert trained_on["num_simulated"] == 0
+    assert trained_on["num_train"] == 4
+
+
+def test_a_segmentation_that_is_not_there_is_named(data: Path, runs: Path) -> None:
+    with pytest.raises(ConfigError, match="segmentation absent: neither a trained run nor a bundle"):
+        train_classification(replace(CLASSIFICATION, segmentation="absent"), data, runs, runs / "none")
+
+
+@pytest.mark.parametrize("way", ["study", "curve"])
+def test_studies_and_curves_start_from_what_the_recipe_names(data: Path, runs: Path, way: str) -> None:
+    recipe = replace(CLASSIFICATION, initial_weights="absent.safetensors")
+    with pytest.raises(ConfigError, match="weight file is missing"):
+        if way == "study":
+            compare(StudyRecipe(repeats=2, classification=recipe), data, runs, runs / "study-from")
+        else:
+            cost_curve(CurveRecipe((2,), (64,), recipe), data, runs, runs / "curve-from")
+
+
+def test_a_study_refuses_a_start_that_knows_its_folds(data: Path, runs: Path) -> None:
+    recipe = StudyRecipe(2, replace(CLASSIFICATION, initial_run="classification"))
+    with pytest.raises(ConfigError, match="patients that this run holds out"):
+        compare(recipe, data, runs, runs / "study-known")
+
+
+@pytest.mark.parametrize("age", ["058Y", "58", "", "006M"])
+def test_ages_of_hosts_may_be_odd(age: str) -> None:
+    assert (age_years(age, "labels.csv row 2") < 15) == (age == "006M")
+
+
+def test_an_age_that_is_none_names_its_row(data: Path, runs: Path, tmp_path: Path) -> None:
+    index = data / "ages.csv"
+    header = "file,view,orientation,licence,patient_group,age,findings"
+    index.write_text(f"{header}\nmade_0.png,lateral,upright,,p0,old,\nmade_1.png,PA,upright,,p1,old,\n")
+    network = load_segmentation(runs / "segmentation")
+    with pytest.raises(ConfigError, match=r"ages\.csv row 3: age"):
+        list_hosts(index, network, tmp_path, HostSelection(prefixes=()))
+    index.write_text(f"{header}\nmade_1.png,PA,upright,,,40,\n")
+    with pytest.raises(ConfigError, match=r"ages\.csv row 2: file and patient_group"):
+        list_hosts(index, network, tmp_path, HostSelection(prefixes=()))
+
+
 @pytest.mark.slow
 def test_runs_become_a_bundle(data: Path, runs: Path, tmp_path: Path) -> None:
     recipe = PackRecipe(cohorts=("own",), licences=("made pictures",))
     bundle = pack(recipe, data, runs, tmp_path / "bundle")
     assert bundle.manifest.canvas_side == 768
     assert "made pictures" in bundle.model_card
+    assert "imulated" not in bundle.model_card, "nothing was drawn into these films"
+    fitted_on = Calibration.parse(bundle.calibration, "calibration.json").fitted_on
+    assert fitted_on is not None
+    assert not fitted_on.simulated
     assert (runs / "classification" / "judged.parquet").exists()
