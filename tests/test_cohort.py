@@ -231,6 +231,8 @@ def test_monochrome1_is_the_same_film_the_other_way_round(table: pl.DataFrame) -
     plain, lungs, _ = _to_canvas(film, monochrome1=False)
     inverted, same_lungs, _ = _to_canvas(film, monochrome1=True)
     assert np.abs(plain.astype(int) - inverted).max() <= 1
+    assert lungs is not None
+    assert same_lungs is not None
     assert np.array_equal(lungs, same_lungs)
 
 

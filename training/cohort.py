@@ -62,11 +62,15 @@ def _draw(slot: Slot, seed: int) -> tuple[Film, FindingPlan, Nuisance]:
     return phantom_film(plan, nuisance, anatomy_rng, findings_rng, film_rng), plan, nuisance
 
 
-def _to_canvas(film: Film, *, monochrome1: bool) -> tuple[UInt8, UInt8 | None, CanvasFacts]:
+def _to_canvas(film: Film, *, monochrome1: bool = False) -> tuple[UInt8, UInt8 | None, CanvasFacts]:
     """The picture's canvas, its lung labels on the mask grid, and where it lies."""
     canvas = np.empty((CANVAS_SIDE, CANVAS_SIDE), np.float32)
-    stored = Picture(255 - film.grey if monochrome1 else film.grey, reduction=1, route="drawn")
-    facts = draw_canvas(stored, DisplayTransform(inverted=monochrome1), *film.grey.shape, canvas)
+    stored = cv2.bitwise_not(film.grey) if monochrome1 else film.grey
+    picture, (rows, columns) = (
+        Picture(np.asarray(stored, np.uint8), reduction=1, route="drawn"),
+        film.grey.shape,
+    )
+    facts = draw_canvas(picture, DisplayTransform(inverted=monochrome1), rows, columns, canvas)
     levels = np.round(canvas * 255).astype(np.uint8)
     if film.lungs is None:
         return levels, None, facts
