@@ -65,11 +65,9 @@ def _draw(slot: Slot, seed: int) -> tuple[Film, FindingPlan, Nuisance]:
 def _to_canvas(film: Film, *, monochrome1: bool = False) -> tuple[UInt8, UInt8 | None, CanvasFacts]:
     """The picture's canvas, its lung labels on the mask grid, and where it lies."""
     canvas = np.empty((CANVAS_SIDE, CANVAS_SIDE), np.float32)
-    stored = cv2.bitwise_not(film.grey) if monochrome1 else film.grey
-    picture, (rows, columns) = (
-        Picture(np.asarray(stored, np.uint8), reduction=1, route="drawn"),
-        film.grey.shape,
-    )
+    rows, columns = film.grey.shape
+    stored = np.asarray(cv2.bitwise_not(film.grey), np.uint8) if monochrome1 else film.grey
+    picture = Picture(stored, reduction=1, route="drawn")
     facts = draw_canvas(picture, DisplayTransform(inverted=monochrome1), rows, columns, canvas)
     levels = np.round(canvas * 255).astype(np.uint8)
     if film.lungs is None:
