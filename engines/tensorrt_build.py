@@ -14,7 +14,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ from engines.quantised_graph import check_quantisation
 WORKSPACE_BYTES = 4 << 30
 """Scratch memory that a tactic may use while it is timed and run."""
 
+_LOOK_S = 0.2
 _MAX_ERRORS = 3
 """TensorRT reports consequences after causes; the first few say what is wrong."""
 
@@ -118,6 +119,8 @@ def build_plan(
     with ThreadPoolExecutor(1, thread_name_prefix="build") as executor:
         building = executor.submit(build)
         try:
+            while not building.done():  # a signal that another thread took is seen at the next turn
+                wait([building], timeout=_LOOK_S)
             return building.result()
         finally:
             is_left.set()
