@@ -77,6 +77,10 @@ def test_graphs_that_pass_are_shipped_and_taken_by_default(
     assert found.num_films == pl.read_parquet(data / "films/cohort.parquet").filter(split="test").height
     opened = open_bundle(tmp_path, canvas_version=CANVAS_VERSION, canvas_side=CANVAS_SIDE)
     assert opened.model_card.count("## INT8") == 1
+    checked = tmp_path / "checked"
+    assert add_int8(bundle, [data / "films"], checked, num_films=6, limits=ANY, check_only=True) == found
+    assert "holds no int8 graphs" in (checked / "MODEL_CARD.md").read_text()
+    assert not list(checked.glob("*.int8.onnx"))
     assert opened.model_sha256 == bundle.model_sha256, "calibration stays bound to the same networks"
     canvas = np.random.default_rng(0).random((2, 1, CANVAS_SIDE, CANVAS_SIDE), np.float32)
     with open_engines(opened, device="cpu") as default, open_engines(bundle, device="cpu") as plain:
@@ -108,14 +112,17 @@ def test_graphs_that_fail_give_layers_back_and_are_not_shipped(
 def test_the_segmentation_alone_is_shipped_where_only_the_classification_fails(
     bundle: Bundle, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.int8_graphs._ROUNDS", 1)
+    monkeypatch.setattr("training.int8_graphs._ROUNDS", 2)
 
     def failures(found: Int8Check, _: Int8Limits) -> dict[str, list[str]]:
-        return {"classification": ["it fails"]} if found.quantised["classification"][0] else {}
+        done, convolutions = found.quantised["segmentation"]
+        is_well = done < convolutions and not found.quantised["classification"][0]
+        return {} if is_well else {"classification": ["it flips"]}
 
     monkeypatch.setattr(Int8Check, "failures", failures)
     found = add_int8(bundle, [data / "films"], tmp_path, num_films=4)
     assert found.quantised["classification"][0] == 0
+    assert 0 < found.quantised["segmentation"][0] < found.quantised["segmentation"][1]
     opened = open_bundle(tmp_path, canvas_version=CANVAS_VERSION, canvas_side=CANVAS_SIDE)
     assert opened.graph("segmentation").int8
     assert not opened.graph("classification").int8

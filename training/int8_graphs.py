@@ -2,8 +2,9 @@
 
 Activation ranges come from films of the training part, the check from films of the test part, end to end on
 each precision's own masks and crops. The decision a reader would question: layers are given back to floating
-point eight at a time, worst first, until the check passes; the search stops after a few rounds. If only the
-classification still fails, the segmentation is tried alone; else the bundle gets no int8 graphs.
+point a few at a time, worst first, until the check passes; the search stops after four rounds. If only the
+classification still fails, the segmentation is tried alone and gives layers back in turn, for what it does to
+crops flips decisions too; else the bundle gets no int8 graphs.
 """
 
 from __future__ import annotations
@@ -29,9 +30,10 @@ from training.figures import probabilities_of
 from training.packing import Graphs, judge
 
 _ROUNDS = 4
-_LAYERS_A_ROUND = 8
+_LAYERS_A_ROUND = {"segmentation": 4, "classification": 8}
 _SENSITIVITY_FILMS = 4
 _HEADING = "\n## INT8\n"
+_LEFT_OUT = "The check alone was asked for (`--check-only`): this bundle holds no int8 graphs."
 
 OnStep = Callable[[str], None]
 """Told what is being done."""
@@ -91,7 +93,7 @@ class Int8Check:
         ]
         table = "\n".join(f"| {name} | {a:.4f} | {b:.4f} | {limit} |" for name, a, b, limit in rows)
         failed = [text for texts in self.failures(limits).values() for text in texts]
-        verdict = "not shipped: " + "; ".join(failed) if failed else "within the limits, shipped"
+        verdict = "not shipped: " + "; ".join(failed) if failed else "within the limits"
         layers = ", ".join(f"{name} {done} of {of}" for name, (done, of) in self.quantised.items())
         return (
             f"{_HEADING}\n`screener train int8` on {self.num_films} test films, against {self.reference}:"
@@ -109,6 +111,7 @@ def add_int8(
     *,
     num_films: int = 48,
     limits: Int8Limits | None = None,
+    check_only: bool = False,
     on_step: OnStep | None = None,
 ) -> Int8Check:
     """Quantise a bundle's graphs, check them, and write the bundle with them if they pass.
@@ -119,6 +122,7 @@ def add_int8(
         out: bundle folder to write; the model card gets the result either way.
         num_films: training films that give the activation ranges.
         limits: what may be lost.
+        check_only: only the model card is rewritten; graphs that pass are left out too.
         on_step: told what is being done.
 
     Returns:
@@ -128,35 +132,58 @@ def add_int8(
         ConfigError: a cohort that cannot be used.
         EngineError: a graph that cannot be quantised.
     """
-    limits = limits or Int8Limits()
     say = on_step or (lambda _: None)
     plain = {name: bundle.read_graph(name) for name in GRAPHS}
     say("activation ranges")
     feeds = _feeds(plain, cohorts, num_films)
-    quantised = {name: quantize(plain[name], feeds[name]) for name in GRAPHS}
     calibration = Calibration.parse(bundle.calibration, "calibration.json", bundle.model_sha256)
     say("reference")
-    judged = _judged(plain, cohorts)
-    given_back: dict[str, set[str]] = {name: set() for name in GRAPHS}
-    for turn in range(_ROUNDS):
-        say(f"check {turn + 1}")
-        found = check(judged, _judged(quantised, cohorts), calibration, quantised)
-        failed = found.failures(limits)
-        if not failed or turn == _ROUNDS - 1:
-            break
-        for name in failed:
-            say(f"layers of {name} that suffer most")
-            given_back[name] |= _worst(plain[name], quantised[name], feeds[name], given_back[name])
-            quantised[name] = with_float_layers(plain[name], quantised[name], given_back[name])
-    kept = {} if failed else quantised
-    if set(failed) == {"classification"}:
+    search = _Search(plain, feeds, cohorts, calibration, _judged(plain, cohorts), limits or Int8Limits(), say)
+    found, quantised = search.run(GRAPHS)
+    if set(found.failures(search.limits)) == {"classification"}:
         say("segmentation alone")
-        quantised["classification"] = plain["classification"]
-        found = check(judged, _judged(quantised, cohorts), calibration, quantised)
-        if not found.failures(limits):
-            kept = {"segmentation": quantised["segmentation"]}
-    _rewrite(bundle, out, kept, found.markdown(limits))
+        found, quantised = search.run(("segmentation",))
+    section, kept = found.markdown(search.limits), quantised
+    if found.failures(search.limits) or check_only:
+        kept = {}
+    if check_only:
+        section += f"\n{_LEFT_OUT}\n"
+    _rewrite(bundle, out, kept, section)
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """What is quantised and held against the bundle's own graphs, and what may be lost."""
+
+    plain: dict[str, bytes]
+    feeds: dict[str, Arrays]
+    cohorts: Sequence[Path]
+    calibration: Calibration
+    reference: pl.DataFrame
+    limits: Int8Limits
+    say: OnStep
+
+    def run(self, names: Sequence[str]) -> tuple[Int8Check, dict[str, bytes]]:
+        """Quantise the named graphs and give layers back until the check passes or the rounds are over.
+
+        Flips count as the classification's; where it is not quantised, the segmentation gives way.
+        """
+        quantised = {name: quantize(self.plain[name], self.feeds[name]) for name in names}
+        given_back: dict[str, set[str]] = {name: set() for name in names}
+        for turn in range(_ROUNDS):
+            self.say(f"check {turn + 1}")
+            graphs = self.plain | quantised
+            found = check(self.reference, _judged(graphs, self.cohorts), self.calibration, graphs)
+            failed = found.failures(self.limits)
+            if not failed or turn == _ROUNDS - 1:
+                break
+            for name in [name for name in names if name in failed] or names:
+                self.say(f"layers of {name} that suffer most")
+                plain, feeds = self.plain[name], self.feeds[name]
+                given_back[name] |= _worst(name, plain, quantised[name], feeds, given_back[name])
+                quantised[name] = with_float_layers(plain, quantised[name], given_back[name])
+        return found, quantised
 
 
 def check(
@@ -227,10 +254,10 @@ def _feeds(graphs: dict[str, bytes], cohorts: Sequence[Path], num_films: int) ->
     return {"segmentation": {"canvas": canvas}, "classification": {"canvas": canvas, **rest}}
 
 
-def _worst(model: bytes, quantised: bytes, feeds: Arrays, known: set[str]) -> set[str]:
-    few = {name: array[:_SENSITIVITY_FILMS] for name, array in feeds.items()}
+def _worst(name: str, model: bytes, quantised: bytes, feeds: Arrays, known: set[str]) -> set[str]:
+    few = {tensor: array[:_SENSITIVITY_FILMS] for tensor, array in feeds.items()}
     ranked = [layer.layer for layer in sensitivities(model, quantised, few) if layer.layer not in known]
-    return set(ranked[:_LAYERS_A_ROUND])
+    return set(ranked[: _LAYERS_A_ROUND[name]])
 
 
 def _rewrite(bundle: Bundle, out: Path, int8: dict[str, bytes], section: str) -> None:
