@@ -38,7 +38,7 @@ from training.phantom_film import Film, other_film, phantom_film, zones_of
 UInt8 = npt.NDArray[np.uint8]
 
 FORMAT = "screener-cohort"
-GENERATOR_VERSION = 4
+GENERATOR_VERSION = 5
 """Rises whenever the same seed gives other films."""
 MASK_SIDE = 256
 _PART_FILMS = 40

@@ -52,6 +52,8 @@ class CohortFilm:
     aggregation: bool
     opacity_type: str
     num_opacities: int
+    large_contrast: float
+    tb_contrast: float
     confounder: str
     tb_pattern: str
     exposure: float
@@ -108,6 +110,8 @@ def film_row(
         aggregation=plan.aggregation,
         opacity_type=plan.opacity_type,
         num_opacities=len(film.drawing.opacities),
+        large_contrast=film.drawing.large_contrast,
+        tb_contrast=film.drawing.tb_contrast,
         confounder=plan.confounder.value,
         tb_pattern=",".join(plan.tb) or "none",
         exposure=nuisance.exposure,

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from screener.canvas import CANVAS_SIDE
 from screener.errors import ConfigError
+from training.conspicuity import Anatomy
 from training.findings import Confounder, FindingPlan
 from training.nuisances import Nuisance, devices, markers
 from training.opacities import Field
@@ -205,10 +206,15 @@ def real_film(
     image, lungs = _position(*_read_pair(host), nuisance)
     rows = np.nonzero((lungs > 0).any(axis=1))[0]
     pixel_mm = float(np.clip(LUNG_HEIGHT_MM / max(np.ptp(rows) * 0.93, 1.0), 0.30, 0.75))
-    field = Field(lungs, zones_of(lungs), lung_thickness(lungs, pixel_mm), pixel_mm)
-    drawing = draw_findings(plan, field, findings_rng)
     # Processing comes before the findings, so that it cannot tell of them outside the lungs.
     grey = _reprocess(np.asarray(image / np.float32(255), np.float32), nuisance, pixel_mm)
+    anatomy = Anatomy.of(grey, lungs, pixel_mm)
+
+    def judge(soft_mm: Float32) -> float:
+        return anatomy.contrast(np.clip(_add_findings(grey, lungs, soft_mm, pixel_mm), 0, 1) - grey)
+
+    field = Field(lungs, zones_of(lungs), lung_thickness(lungs, pixel_mm), pixel_mm, judge)
+    drawing = draw_findings(plan, field, findings_rng)
     grey = _add_findings(grey, lungs, drawing.soft_mm, pixel_mm)
     shape = (grey.shape[0], grey.shape[1])
     metal = DEVICE_PER_MM * (1 - SCATTER_FRACTION) * devices(nuisance, shape, pixel_mm, film_rng)

@@ -7,14 +7,18 @@ noise, without the straight lateral border that conglomerates often have.
 
 from __future__ import annotations
 
+from functools import partial
+
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from training.conspicuity import until_visible
 from training.findings import FindingPlan, LargePlan
 from training.opacities import Drawing, Field, Opacity, draw_strands, place, smooth_noise, zone_weight
 
 Float32 = npt.NDArray[np.float32]
+_Made = tuple[Float32, tuple[float, float], Opacity]
 
 _COLLAGEN = 2.0
 """Attenuation of a conglomerate over that of as much soft tissue: of the order of its nodules'."""
@@ -48,9 +52,7 @@ def _measure(body: Float32, pixel_mm: float) -> tuple[float, float]:
     return (max(one, other) + 1) * pixel_mm, (min(one, other) + 1) * pixel_mm
 
 
-def _large_opacity(
-    plan: LargePlan, field: Field, rng: np.random.Generator
-) -> tuple[Float32, tuple[float, float], Opacity] | None:
+def _large_opacity(plan: LargePlan, field: Field, rng: np.random.Generator, denser: float) -> _Made | None:
     inner = cv2.erode(
         (field.lungs > 0).astype(np.uint8),
         np.ones((3, 3), np.uint8),
@@ -63,7 +65,7 @@ def _large_opacity(
     body = irregular_body(field, (row, column), plan.long_mm, plan.short_mm, float(rng.normal(0, 28)), rng)
     body *= cv2.GaussianBlur((field.lungs > 0).astype(np.float32), (0, 0), 1.5)
     size = _measure(body, field.pixel_mm)
-    depth = _COLLAGEN * plan.short_mm * rng.uniform(0.7, 1.0)
+    depth = _COLLAGEN * plan.short_mm * rng.uniform(0.7, 1.0) * denser
     texture = 1 + 0.12 * smooth_noise(field.shape, 2.5 / field.pixel_mm, rng)
     soft = depth * body**1.3 * texture
     ring = np.asarray(body * (1 - body) * 4, np.float32)
@@ -76,6 +78,13 @@ def _large_opacity(
     return soft.astype(np.float32), size, Opacity("large", row, column, size[0], float(depth), plan.zone)
 
 
+def _attempt(
+    plan: LargePlan, field: Field, rng: np.random.Generator, denser: float
+) -> tuple[_Made | None, Float32]:
+    made = _large_opacity(plan, field, rng, denser)
+    return made, np.zeros(field.shape, np.float32) if made is None else made[0]
+
+
 def large_opacities(plan: FindingPlan, field: Field, rng: np.random.Generator) -> Drawing:
     """Draw large opacities, the emphysema that goes with them, and eggshell nodes.
 
@@ -86,19 +95,20 @@ def large_opacities(plan: FindingPlan, field: Field, rng: np.random.Generator) -
     drawn: list[Opacity] = []
     sizes: list[tuple[float, float]] = []
     for body in plan.large:
-        made = _large_opacity(body, field, rng)
+        made = until_visible(partial(_attempt, body, field, rng), field.judge)
         if made is not None:
             soft, size, opacity = made
             total = np.maximum(total, soft)
             drawn.append(opacity)
             sizes.append(size)
     bodies = total.copy() if sizes else None
+    contrast = 0.0 if bodies is None else field.judge(bodies)
     if any(size[0] >= 30 for size in sizes):
         lower = cv2.GaussianBlur(np.isin(field.zones, (3, 6)).astype(np.float32), (0, 0), 18 / field.pixel_mm)
         total -= rng.uniform(0.02, 0.09) * field.thickness * lower * (field.lungs > 0)
     if plan.eggshell:
         total += _eggshell_nodes(field, rng)
-    return Drawing(total, tuple(drawn), tuple(sizes), large_soft_mm=bodies)
+    return Drawing(total, tuple(drawn), tuple(sizes), large_soft_mm=bodies, large_contrast=contrast)
 
 
 def _eggshell_nodes(field: Field, rng: np.random.Generator) -> Float32:

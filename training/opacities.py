@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from training.conspicuity import Judge, taken_as_visible
 from training.findings import FindingPlan
 from training.phantom_projection import Frame
 from training.phantom_vessels import strand_cloud
@@ -59,6 +60,8 @@ class Field:
     thickness: Float32
     """(rows, columns) path through lung, mm."""
     pixel_mm: float
+    judge: Judge = taken_as_visible
+    """How clearly soft tissue would stand out here."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -92,6 +95,10 @@ class Drawing:
     """What of `soft_mm` is large opacities; None where there is none."""
     tb_soft_mm: Float32 | None = None
     """What of `soft_mm` is tuberculosis; None where there is none."""
+    large_contrast: float = 0.0
+    """Contrast of the large opacities over the anatomy's spread; infinite where the film is not known."""
+    tb_contrast: float = 0.0
+    """The same of tuberculosis."""
 
 
 def smooth_noise(shape: tuple[int, int], sigma_px: float, rng: np.random.Generator) -> Float32:
@@ -267,13 +274,13 @@ def small_opacities(plan: FindingPlan, field: Field, rng: np.random.Generator) -
 
 
 def _crowds(plan: FindingPlan, field: Field, rng: np.random.Generator) -> list[_Seeds]:
-    """Two to four foci of 15-30 mm in which opacities crowd without becoming one."""
+    """Three to five foci of 15-30 mm in which opacities crowd without becoming one."""
     worst = max(plan.levels)
     candidates = [zone for zone, level in enumerate(plan.levels) if level == worst]
     row, column = np.mgrid[0 : field.shape[0], 0 : field.shape[1]].astype(np.float32)
     kind = plan.primary if plan.primary != "none" else "q"
     crowds = []
-    for _ in range(int(rng.integers(2, 5))):
+    for _ in range(int(rng.integers(3, 6))):
         zone = int(rng.choice(candidates))
         focus = place(zone_weight(field, zone + 1, np.ones_like(field.thickness)), 1, 1.0, rng)
         if focus.shape[0] == 0:
@@ -282,8 +289,8 @@ def _crowds(plan: FindingPlan, field: Field, rng: np.random.Generator) -> list[_
         near = np.exp(-((row - focus[0, 0]) ** 2 + (column - focus[0, 1]) ** 2) / (2 * reach**2))
         weight = (near * (field.lungs > 0)).astype(np.float32)
         count = int(
-            rng.poisson(2.2 * DENSITY_PER_CM2[kind][3] * 2 * np.pi * (reach * field.pixel_mm / 10) ** 2)
+            rng.poisson(3.0 * DENSITY_PER_CM2[kind][3] * 2 * np.pi * (reach * field.pixel_mm / 10) ** 2)
         )
         points = place(weight, count, 0.5 * _SIZE_MM[kind][0] / field.pixel_mm, rng)
-        crowds.append(_Seeds(kind, zone, points, 1.1))
+        crowds.append(_Seeds(kind, zone, points, 1.2))
     return crowds

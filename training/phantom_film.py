@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from screener.zones import find_lungs, zone_labels
+from training import conspicuity
 from training.findings import Confounder, FindingPlan
 from training.large_opacities import large_opacities
 from training.nuisances import Nuisance, devices, markers
@@ -141,7 +142,14 @@ def phantom_film(
         anatomy = _enlarge_heart(anatomy, findings_rng)
     frame = _frame(anatomy, nuisance, film_rng)
     projection = attenuate(anatomy, frame, anatomy_rng)
-    field = Field(projection.lungs, zones_of(projection.lungs), projection.lung_thickness, frame.pixel_mm)
+    surroundings = conspicuity.Anatomy.of(projection.attenuation, projection.lungs, frame.pixel_mm)
+
+    def judge(soft_mm: Float32) -> float:
+        return surroundings.contrast(np.float32(SOFT_PER_MM) * soft_mm)
+
+    field = Field(
+        projection.lungs, zones_of(projection.lungs), projection.lung_thickness, frame.pixel_mm, judge
+    )
     drawing = draw_findings(plan, field, findings_rng)
     findings = (SOFT_PER_MM * drawing.soft_mm).astype(np.float32)
     grey = _finish(projection.attenuation, findings, nuisance, frame.pixel_mm, film_rng)

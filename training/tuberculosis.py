@@ -8,10 +8,13 @@ drawn only as strands and density: a reader would miss the lung's outline moving
 
 from __future__ import annotations
 
+from functools import partial
+
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from training.conspicuity import taken_as_visible, until_visible
 from training.findings import Confounder, FindingPlan, TbPattern
 from training.large_opacities import irregular_body
 from training.opacities import (
@@ -84,22 +87,38 @@ def _cavity(field: Field, spot: tuple[float, float], rng: np.random.Generator) -
 
 
 def _fibrosis(field: Field, spot: tuple[float, float], lung: int, rng: np.random.Generator) -> Float32:
-    """Strands between the apex and the hilum, with apical thickening."""
+    """Strands between the apex and the hilum, haze and a thickened apical pleura."""
     shape = field.shape
     rows, columns = np.nonzero(field.lungs == lung)
     hilum = np.array([np.percentile(rows, 45), np.percentile(columns, 90 if lung == 1 else 10)])
-    count = int(rng.integers(24, 48))
+    count = int(rng.integers(40, 75))
     t = rng.random(count)[:, None]
     middle = (
         np.asarray(spot) * (1 - 0.7 * t) + hilum * 0.7 * t + rng.normal(0, 13 / field.pixel_mm, (count, 2))
     )
-    width = np.clip(rng.lognormal(np.log(1.3), 0.40, count), 0.7, 2.8).astype(np.float32)
+    width = np.clip(rng.lognormal(np.log(1.5), 0.40, count), 0.8, 3.2).astype(np.float32)
     length = rng.uniform(12, 42, count).astype(np.float32)
     strands = draw_strands(shape, middle.astype(np.float32), width, length, 3.2, field.pixel_mm, rng)
     haze = irregular_body(field, spot, 44, 30, float(rng.uniform(-40, 40)), rng)
-    return (strands + rng.uniform(7, 15) * cv2.GaussianBlur(haze, (0, 0), 5 / field.pixel_mm)).astype(
-        np.float32
+    hazy = rng.uniform(9, 20) * cv2.GaussianBlur(haze, (0, 0), 5 / field.pixel_mm)
+    return np.asarray(strands + hazy + _apical_cap(field, lung, rng), np.float32)
+
+
+def _apical_cap(field: Field, lung: int, rng: np.random.Generator) -> Float32:
+    """Thickened pleura over the apex, a few millimetres to a centimetre and a half high."""
+    inside = field.lungs == lung
+    thick = int(rng.uniform(4, 15) / field.pixel_mm) + 1
+    below = np.zeros_like(inside)
+    below[thick:] = inside[:-thick]
+    rows = np.nonzero(inside.any(axis=1))[0]
+    apex = np.zeros(field.shape, np.float32)
+    apex[: int(rows.min() + 0.22 * np.ptp(rows))] = 1
+    rim = (
+        (inside & ~below).astype(np.float32)
+        * apex
+        * (1 + 0.4 * smooth_noise(field.shape, 6 / field.pixel_mm, rng))
     )
+    return np.asarray(rng.uniform(8, 20) * cv2.GaussianBlur(rim, (0, 0), 1.5 / field.pixel_mm), np.float32)
 
 
 def _calcification(field: Field, spot: tuple[float, float], rng: np.random.Generator) -> Float32:
@@ -156,10 +175,21 @@ def tuberculosis(plan: FindingPlan, field: Field, rng: np.random.Generator) -> D
     Returns:
         Added thickness and one entry for each focus.
     """
+    if not plan.tb:
+        return Drawing(np.zeros(field.shape, np.float32), ())
+    # Miliary seeding is no body with a contrast of its own.
+    judge = taken_as_visible if TbPattern.MILIARY in plan.tb else field.judge
+    soft, drawn = until_visible(partial(_attempt, plan, field, rng), judge)
+    if not drawn:
+        return Drawing(soft, ())
+    return Drawing(soft, drawn, tb_soft_mm=soft, tb_contrast=field.judge(soft))
+
+
+def _attempt(
+    plan: FindingPlan, field: Field, rng: np.random.Generator, denser: float
+) -> tuple[tuple[Float32, tuple[Opacity, ...]], Float32]:
     total = np.zeros(field.shape, np.float32)
     drawn: list[Opacity] = []
-    if not plan.tb:
-        return Drawing(total, ())
     lead = int(rng.integers(1, 3))
     lungs = [lead] if rng.random() < 0.62 else [lead, 3 - lead]
     for order, lung in enumerate(lungs):
@@ -173,8 +203,8 @@ def tuberculosis(plan: FindingPlan, field: Field, rng: np.random.Generator) -> D
             soft, size = _pattern(pattern, field, spot, lung, rng, first=order == 0)
             total += np.float32(fade) * soft
             drawn.append(Opacity(f"tb_{pattern}", spot[0], spot[1], size, float(soft.max()), zone - 1))
-    soft = _keep_inside(np.float32(_CASEOUS) * total, field)
-    return Drawing(soft, tuple(drawn), tb_soft_mm=soft if drawn else None)
+    soft = _keep_inside(np.float32(_CASEOUS * denser) * total, field)
+    return (soft, tuple(drawn)), soft
 
 
 def _pattern(
@@ -254,6 +284,8 @@ def merge(*drawings: Drawing) -> Drawing:
         tuple(size for drawing in drawings for size in drawing.large_mm),
         _sum_of([drawing.large_soft_mm for drawing in drawings]),
         _sum_of([drawing.tb_soft_mm for drawing in drawings]),
+        max(drawing.large_contrast for drawing in drawings),
+        max(drawing.tb_contrast for drawing in drawings),
     )
 
 
