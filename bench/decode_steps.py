@@ -21,7 +21,8 @@ import cv2
 import numpy as np
 import pydicom
 
-from screener.canvas import CANVAS_SIDE, decode_for_canvas, display_transform, draw_canvas
+from screener.canvas import CANVAS_SIDE, decode_for_canvas, draw_canvas
+from screener.display import coarsest_step, display_transform
 from screener.eligibility import check_eligible
 from screener.errors import DecodeError
 from screener.frame import read_frame
@@ -61,8 +62,9 @@ def time_file(path: Path, out: Float32) -> tuple[str, dict[str, float]]:
         parsed = watch.time("header", lambda: read_header(file, settings))
         instance = check_eligible(parsed, settings)
         frame = watch.time("read_hash", lambda: read_frame(file, parsed, settings))
-    picture = watch.time("decode", lambda: decode_for_canvas(frame))
     transform = display_transform(parsed.dataset, instance)
+    step = coarsest_step(transform)
+    picture = watch.time("decode", lambda: decode_for_canvas(frame, step))
     facts = watch.time("canvas", lambda: draw_canvas(picture, transform, frame.rows, frame.columns, out))
     with quiet_pydicom():
         watch.time(PYDICOM, lambda: pydicom.dcmread(path, force=True, stop_before_pixels=True))

@@ -60,22 +60,26 @@ class Decoded:
     flags: tuple[HeaderFlag, ...] = ()
 
 
-def decode_for_canvas(frame: EncodedFrame) -> Picture:
+def decode_for_canvas(frame: EncodedFrame, step: int = 1) -> Picture:
     """Decode a frame at the smallest size that covers the canvas once its borders are cropped.
 
     A film with wide collimator borders is decoded a second time, finer: its borders show only then.
 
+    Args:
+        frame: the encoded frame.
+        step: stored values that may fall together, a power of two (`display.coarsest_step`).
+
     Raises:
         DecodeError: as `codecs.decode`.
     """
-    picture = decode(frame, cover_px=CANVAS_SIDE)
+    picture = decode(frame, cover_px=CANVAS_SIDE, step=step)
     if picture.reduction == 1:
         return picture
     crop = inside_borders(picture.pixels)
     shown_px = max(crop.height, crop.width)
     if shown_px >= COVER_SHARE * CANVAS_SIDE:
         return picture
-    return decode(frame, cover_px=CANVAS_SIDE * max(picture.pixels.shape) / shown_px)
+    return decode(frame, cover_px=CANVAS_SIDE * max(picture.pixels.shape) / shown_px, step=step)
 
 
 def draw_canvas(

@@ -17,6 +17,7 @@ from typing import cast
 import imagecodecs
 import numpy as np
 
+from screener.bit_planes import without_low_planes
 from screener.codestreams import MOST_HALVINGS, Codestream, Coding, read_codestream
 from screener.decoders import CODEC_ERRORS, run_decoder
 from screener.errors import CorruptPixelData, DecodeError, Reason, UnsupportedTransferSyntax
@@ -40,10 +41,12 @@ class Picture:
     reduction: int
     """1, 2, 4 or 8."""
     route: str
-    """Codec and reduction, for example `jpeg2000/4`."""
+    """Codec, reduction and bit-planes left out, for example `jpeg2000/4-2`."""
     origin_px: float = 0.0
     """Outer edge of the first pixel in full-size pixels; below 0 for reduced wavelet pictures."""
     flags: tuple[HeaderFlag, ...] = ()
+    step: int = 1
+    """Stored values that fall together; above 1 where low bit-planes were left out."""
 
     def __post_init__(self) -> None:
         if self.pixels.ndim != 2 or self.pixels.dtype not in (np.uint8, np.uint16, np.int16):
@@ -51,13 +54,14 @@ class Picture:
             raise ValueError(f"pixels: expected uint8, uint16 or int16 (H, W), found {found}")
 
 
-def decode(frame: EncodedFrame, *, cover_px: float | None) -> Picture:
+def decode(frame: EncodedFrame, *, cover_px: float | None, step: int = 1) -> Picture:
     """Decode one frame.
 
     Args:
         frame: the encoded frame.
         cover_px: the longer side needed, in pixels; codings that can will decode at 1/2, 1/4 or 1/8 as
             long as the picture still covers it. None decodes at full size.
+        step: how many stored values may fall together in a reduced picture, a power of two.
 
     Raises:
         UnsupportedTransferSyntax: nothing here decodes it.
@@ -65,7 +69,7 @@ def decode(frame: EncodedFrame, *, cover_px: float | None) -> Picture:
     """
     uid = frame.transfer_syntax_uid
     if uid in CODESTREAMS:
-        return _decode_codestream(frame, cover_px)
+        return _decode_codestream(frame, cover_px, step)
     if uid == RLE:
         return _unpack(_rle_words(frame), frame, "rle")
     if uid in NATIVE:
@@ -121,15 +125,14 @@ def _corrected(corrected: bool) -> tuple[HeaderFlag, ...]:
     return (HeaderFlag.BITS_STORED_CORRECTED,) if corrected else ()
 
 
-def _decode_codestream(frame: EncodedFrame, cover_px: float | None) -> Picture:
+def _decode_codestream(frame: EncodedFrame, cover_px: float | None, step: int) -> Picture:
     stream = read_codestream(frame.payload)
     _check(stream, frame)
     reduction = _reduction(stream, frame, cover_px)
-    words, route = run_decoder(stream, reduction)
+    words, route, planes = _run(stream, reduction, step.bit_length() - 1)
     expected = (-(-frame.rows // reduction), -(-frame.columns // reduction))
     if words.shape != expected:
         raise CorruptPixelData(f"decoded to {words.shape}, {expected} expected")
-    route = f"{route}/{reduction}" if reduction > 1 else route
     if stream.is_signed:
         # The codestream's own sign and precision win, as in every viewer.
         corrected = not frame.is_signed or frame.bits_stored > stream.precision
@@ -137,7 +140,23 @@ def _decode_codestream(frame: EncodedFrame, cover_px: float | None) -> Picture:
     else:
         picture = _picture(words, stream.precision, frame, route, may_overshoot=True)
     wavelet = stream.coding in (Coding.JPEG2000, Coding.HTJ2K)
-    return replace(picture, reduction=reduction, origin_px=0.5 - reduction / 2 if wavelet else 0.0)
+    origin_px = 0.5 - reduction / 2 if wavelet else 0.0
+    return replace(picture, reduction=reduction, origin_px=origin_px, step=1 << planes)
+
+
+def _run(stream: Codestream, reduction: int, planes: int) -> tuple[Words, str, int]:
+    """Words, route and the bit-planes left out, at most `planes` and none at full size."""
+    shortened = without_low_planes(stream, planes) if reduction > 1 else None
+    if shortened is not None:
+        try:
+            words, route = run_decoder(shortened.stream, reduction)
+        except CorruptPixelData:
+            pass  # the whole codestream says better what is wrong
+        else:
+            route = f"{route}/{reduction}-{shortened.planes}"
+            return shortened.restore(words, reduction), route, shortened.planes
+    words, route = run_decoder(stream, reduction)
+    return words, f"{route}/{reduction}" if reduction > 1 else route, 0
 
 
 def _check(stream: Codestream, frame: EncodedFrame) -> None:

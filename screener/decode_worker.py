@@ -20,12 +20,23 @@ from typing import BinaryIO, TypeVar
 
 import numpy as np
 
-from screener.canvas import CANVAS_SIDE, decode_for_canvas, display_transform, draw_canvas
+from screener.canvas import CANVAS_SIDE, decode_for_canvas, draw_canvas
+from screener.codecs import Picture
+from screener.display import DisplayTransform, coarsest_step, display_transform
 from screener.eligibility import check_eligible
 from screener.errors import DecodeError, Reason
 from screener.frame import EncodedFrame, read_frame
 from screener.header import ParsedHeader, read_header
-from screener.records import ArchiveEntry, Float32, Identity, Instance, Rejection, Source
+from screener.records import (
+    ArchiveEntry,
+    CanvasFacts,
+    Float32,
+    HeaderFlag,
+    Identity,
+    Instance,
+    Rejection,
+    Source,
+)
 from screener.settings import RunSettings
 from screener.worker_pool import HeaderRead, Task
 
@@ -70,11 +81,24 @@ class EncodedFilm:
 
     def decode(self, progress: Progress, out: Float32) -> Source:
         """Decode on the host and draw the canvas."""
-        picture = decode_for_canvas(self.frame)
-        progress.step = "canvas"
         transform = display_transform(self.parsed.dataset, self.instance)
-        facts = draw_canvas(picture, transform, self.instance.rows, self.instance.columns, out)
+        picture = decode_for_canvas(self.frame, coarsest_step(transform))
+        progress.step = "canvas"
+        facts = self._draw(picture, transform, out)
         return Source(self.entry, self.parsed.identity, self.instance, facts, self.frame.source_sha256)
+
+    def _draw(self, picture: Picture, transform: DisplayTransform, out: Float32) -> CanvasFacts:
+        """Draw the canvas, from all bit-planes where the window turns out not to be what decides."""
+        size = self.instance.rows, self.instance.columns
+        try:
+            facts = draw_canvas(picture, transform, *size, out)
+        except DecodeError:
+            if picture.step == 1:
+                raise
+        else:
+            if picture.step == 1 or HeaderFlag.WINDOW_IGNORED not in facts.flags:
+                return facts
+        return draw_canvas(decode_for_canvas(self.frame), transform, *size, out)
 
 
 def load_file(

@@ -23,6 +23,11 @@ _LARGEST_RESCALE = 1e9
 """A larger slope or intercept leaves nothing of 16-bit pixels in float32, or overflows it."""
 
 
+_STEPS_SHOWN = 1024
+"""Coarser steps change a canvas by more than rounding it to the 256 levels that training films have."""
+_MOST_PLANES = 7
+
+
 class VoiFunction(StrEnum):
     """VOI LUT Function (0028,1056)."""
 
@@ -113,6 +118,21 @@ def display_transform(dataset: Dataset, instance: Instance) -> DisplayTransform:
         for_processing=instance.for_presentation is False,
         logarithmic=relationship in ("LOG", "DISP"),
     )
+
+
+def coarsest_step(transform: DisplayTransform) -> int:
+    """How many stored values may fall together unseen: a power of two, at most 1/1024 of the header's window.
+
+    1 where something else than a straight window decides what is shown.
+    """
+    window = transform.window
+    special = (transform.modality_lut, transform.voi_lut, transform.padding)
+    if window is None or transform.for_processing or any(each is not None for each in special):
+        return 1
+    if window.function is VoiFunction.SIGMOID:
+        return 1
+    steps = window.width / abs(transform.slope) / _STEPS_SHOWN
+    return 1 << min(max(math.frexp(steps)[1] - 1, 0), _MOST_PLANES)
 
 
 def modality_values(stored: Float32, transform: DisplayTransform) -> Float32:

@@ -171,7 +171,7 @@ class CanvasFacts:
     reduction: int
     """1, 2, 4 or 8: the codec decoded at 1/reduction of the full size."""
     route: str
-    """Codec route, for example `jpeg2000/4`, `raw`, `rle`."""
+    """Codec route, for example `jpeg2000/4-2`, `raw`, `rle`."""
     clipped_fraction: float
     """Share of picture pixels at either end of the window, 0 to 1."""
     pixel_sha256: str

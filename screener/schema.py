@@ -130,7 +130,8 @@ IMAGES: tuple[Column, ...] = (
         "decode_route",
         pl.String,
         "code",
-        "Codec and reduction, e.g. jpeg2000/4; with --device cuda also where, e.g. nvimagecodec:jpeg2000.",
+        "Codec, reduction and bit-planes left out, e.g. jpeg2000/4-2; with --device cuda also where, e.g. "
+        "nvimagecodec:jpeg2000.",
     ),
     _column("header_flags", pl.List(pl.String), "codes", "What was unusual and dealt with."),
     *_SUBJECT,
