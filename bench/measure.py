@@ -20,7 +20,7 @@ from bench.stream import run_stream
 from bench.workbench import Workbench
 from engines.engine import open_engines
 from screener.run import load_calibration, open_verified
-from screener.settings import RunSettings
+from screener.settings import RunSettings, available_cores
 from screener.transfer_syntax import name_of
 
 FEWEST_FILES = 16
@@ -145,9 +145,10 @@ def _measure_archive(
 def _stream_repeat(
     bench: Workbench, extents: dict[str, Extent], timings: dict[str, list[Timing]]
 ) -> StreamRepeat:
-    """Run everything together, beside the latest timings of its two heavy parts."""
+    """Run everything together, beside the latest timings of its parts."""
     timing, waits = run_stream(bench)
     num_files = bench.whole.num_files
+    rest = sum(timings[step][-1].seconds / extents[step].num_files for step in ("grade_decide", "report"))
     return StreamRepeat(
         decode_files_per_s=extents["decode"].num_files / timings["decode"][-1].seconds,
         networks_files_per_s=extents["networks"].num_files / timings["networks"][-1].seconds,
@@ -155,4 +156,5 @@ def _stream_repeat(
         core_seconds_per_file=timing.core_seconds / num_files,
         startup_s=timing.startup_s,
         waits=waits,
+        rest_s_per_file=rest / available_cores(),
     )

@@ -106,7 +106,7 @@ class Waits:
 
 @dataclass(frozen=True, slots=True)
 class StreamRepeat:
-    """One repeat of everything together, beside what its two heavy parts took alone just before."""
+    """One repeat of everything together, beside what its parts took alone just before."""
 
     decode_files_per_s: float
     networks_files_per_s: float
@@ -115,11 +115,14 @@ class StreamRepeat:
     waits: Waits
     startup_s: float = 0.0
     """Until the decoder processes were ready, before any clock started."""
+    rest_s_per_file: float = 0.0
+    """Grading, deciding and reporting, measured in one thread, divided by the cores."""
 
     @property
     def bound_files_per_s(self) -> float:
-        """What the cores allow: every file needs its decoding and its networks, on the same cores."""
-        return 1 / (1 / self.decode_files_per_s + 1 / self.networks_files_per_s)
+        """What the cores allow: every file needs all its steps, on the same cores."""
+        decode_s, networks_s = 1 / self.decode_files_per_s, 1 / self.networks_files_per_s
+        return 1 / (decode_s + networks_s + self.rest_s_per_file)
 
     @property
     def bound_share(self) -> float:

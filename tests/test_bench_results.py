@@ -64,10 +64,10 @@ def test_rates_are_medians_over_the_repeats() -> None:
     assert step.spread == 1.0
 
 
-@given(st.floats(0.1, 1e4), st.floats(0.1, 1e4))
-def test_the_bound_is_what_the_cores_allow_both_parts(decode: float, networks: float) -> None:
-    repeat = replace(REPEAT, decode_files_per_s=decode, networks_files_per_s=networks)
-    seconds_per_file = 1 / decode + 1 / networks
+@given(st.floats(0.1, 1e4), st.floats(0.1, 1e4), st.floats(0, 0.1))
+def test_the_bound_is_what_the_cores_allow_all_parts(decode: float, networks: float, rest: float) -> None:
+    repeat = replace(REPEAT, decode_files_per_s=decode, networks_files_per_s=networks, rest_s_per_file=rest)
+    seconds_per_file = 1 / decode + 1 / networks + rest
     assert repeat.bound_files_per_s == pytest.approx(1 / seconds_per_file)
     assert repeat.bound_share == pytest.approx(19.0 * seconds_per_file)
     assert repeat.bound_files_per_s < min(decode, networks)
