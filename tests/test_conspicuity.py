@@ -73,7 +73,7 @@ def test_where_the_film_is_not_known_the_first_attempt_stands() -> None:
 def test_a_blind_spot_sends_the_finding_elsewhere() -> None:
     """Nothing shows in the upper right zone of this film; the lesions that would lie there are moved."""
     seeing = np.where(FIELD.zones == 1, 0, 1).astype(np.float32)
-    anatomy = Anatomy.of(film(0.5), FIELD.lungs, PIXEL_MM)
+    anatomy = Anatomy.of(film(25.0), FIELD.lungs, PIXEL_MM)
     field = type(FIELD)(
         FIELD.lungs, FIELD.zones, FIELD.thickness, PIXEL_MM, lambda soft: anatomy.contrast(soft * seeing)
     )
