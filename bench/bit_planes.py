@@ -2,29 +2,35 @@
 
     python -m bench.bit_planes [OUT.json]
 
-Films are drawn from the real pictures of the tests at 7.8 megapixels. Every film is decoded in full, then at
-reduced size with each step; canvases and fp32 logits are compared with those of the reduced decode that keeps
-every plane (`step 1`), and that one with the full decode: so both approximations can be read side by side.
+Films are the real pictures of the tests and phantoms with findings, enlarged to 7.8 megapixels with grain,
+and the real DICOM films of the demo archive at their own size. Every film is decoded in full, then at reduced
+size with each step; canvases and fp32 logits are compared with those of the reduced decode that keeps every
+plane (`step 1`), and that one with the full decode and with bf16 engines.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-import tempfile
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import process_time
 
+import cv2
+import imagecodecs
 import numpy as np
+import numpy.typing as npt
+from pydicom.uid import JPEG2000Lossless
 
-from bench.archive_factory import ArchiveRecipe, Syntax, write_archive
-from bench.gpu_films import real_pictures
+from bench.archive_factory import GRAIN_LEVELS, LARGE_FILM
+from bench.gpu_films import REAL_ARCHIVE, real_pictures
 from engines.engine import Engines, open_engines
 from screener.canvas import CANVAS_SIDE, decode_for_canvas, draw_canvas
 from screener.codecs import Picture, decode
-from screener.display import display_transform
+from screener.display import DisplayTransform, Window, display_transform
 from screener.eligibility import check_eligible
+from screener.errors import DecodeError
 from screener.frame import EncodedFrame, read_frame
 from screener.header import ParsedHeader, read_header
 from screener.records import Float32
@@ -64,23 +70,73 @@ class Row:
     """Films whose stage or diagnosis changes."""
 
 
-def films(folder: Path) -> list[tuple[ParsedHeader, EncodedFrame]]:
-    """Write the films and read them back."""
+@dataclass(frozen=True, slots=True)
+class Film:
+    """A 12-bit film as reversible JPEG 2000."""
+
+    frame: EncodedFrame
+    transform: DisplayTransform
+
+
+def films() -> Iterator[Film]:
+    """Every film, encoded when it is its turn."""
+    rng = np.random.default_rng(0)
     pictures = [picture.astype(np.float32) / np.float32(255) for picture in real_pictures()]
-    write_archive(folder, ArchiveRecipe(len(pictures), {Syntax.J2K: 1.0}), pictures)
-    read = []
-    for path in sorted(each for each in folder.rglob("*") if each.is_file()):
+    pictures += _phantoms()
+    rows, columns = LARGE_FILM
+    for picture in pictures:
+        large = cv2.resize(picture, (columns, rows), interpolation=cv2.INTER_CUBIC)
+        yield _film(4095 * large + rng.normal(0, GRAIN_LEVELS, large.shape))
+    for parsed, frame in _dicom_films():
+        values = decode(frame, cover_px=None).pixels.astype(np.float32)
+        low, high = np.percentile(values, (0.1, 99.9))
+        grey = 4095 * (values - low) / max(high - low, 1)
+        inverted = display_transform(parsed.dataset, check_eligible(parsed, RunSettings())).inverted
+        yield _film(4095 - grey if inverted else grey)
+
+
+def _film(values: npt.NDArray[np.floating]) -> Film:
+    words = np.clip(np.round(values), 0, 4095).astype(np.uint16)
+    payload = imagecodecs.jpeg2k_encode(words, codecformat="J2K", reversible=True, bitspersample=12)
+    rows, columns = words.shape
+    frame = EncodedFrame(str(JPEG2000Lossless), bytes(payload), rows, columns, 16, 12, 11, False, "")
+    return Film(frame, DisplayTransform(window=Window(2048, 4096)))
+
+
+def _phantoms() -> list[Float32]:
+    """Two phantoms of every class of the cohort, float32 (H, W) in [0, 1]."""
+    from training.findings import FilmClass, sample_plan
+    from training.nuisances import sample_nuisance
+    from training.phantom_film import phantom_film
+
+    pictures = []
+    for index, film_class in enumerate(2 * list(FilmClass)):
+        plan, nuisance, anatomy, findings, film = (np.random.default_rng((7, index, n)) for n in range(5))
+        drawn = phantom_film(
+            sample_plan(plan, film_class), sample_nuisance(nuisance), anatomy, findings, film
+        )
+        pictures.append(drawn.grey.astype(np.float32) / np.float32(255))
+    return pictures
+
+
+def _dicom_films() -> Iterator[tuple[ParsedHeader, EncodedFrame]]:
+    """Films of the demo archive that are large enough to be decoded at reduced size."""
+    for path in sorted(each for each in REAL_ARCHIVE.rglob("*") if each.is_file()):
         with path.open("rb") as file:
-            parsed = read_header(file, RunSettings())
-            read.append((parsed, read_frame(file, parsed, RunSettings())))
-    return read
+            try:
+                parsed = read_header(file, RunSettings())
+                check_eligible(parsed, RunSettings())
+                frame = read_frame(file, parsed, RunSettings())
+            except DecodeError:
+                continue
+        if max(frame.rows, frame.columns) >= 2 * CANVAS_SIDE:
+            yield parsed, frame
 
 
-def draw(parsed: ParsedHeader, frame: EncodedFrame, picture: Picture) -> Float32:
+def draw(film: Film, picture: Picture) -> Float32:
     """One canvas (768, 768)."""
     out = np.empty((CANVAS_SIDE, CANVAS_SIDE), np.float32)
-    transform = display_transform(parsed.dataset, check_eligible(parsed, RunSettings()))
-    draw_canvas(picture, transform, frame.rows, frame.columns, out)
+    draw_canvas(picture, film.transform, film.frame.rows, film.frame.columns, out)
     return out
 
 
@@ -133,17 +189,20 @@ def measure() -> list[Row]:
     """All rows."""
     drawn: dict[int | None, list[Float32]] = {step: [] for step in (None, *STEPS)}
     spent: dict[int | None, list[float]] = {step: [] for step in (None, *STEPS)}
-    with tempfile.TemporaryDirectory() as folder:
-        for parsed, frame in films(Path(folder)):
-            for step, canvases in drawn.items():
-                picture, milliseconds = timed(frame, step)
-                canvases.append(draw(parsed, frame, picture))
-                spent[step].append(milliseconds)
-    with open_engines(open_verified(None), device="cpu", precision="fp32") as engines:
+    for film in films():
+        for step, canvases in drawn.items():
+            picture, milliseconds = timed(film.frame, step)
+            canvases.append(draw(film, picture))
+            spent[step].append(milliseconds)
+    bundle = open_verified(None)
+    with open_engines(bundle, device="cpu", precision="fp32") as engines:
         heads = {step: infer(engines, canvases) for step, canvases in drawn.items()}
+    with open_engines(bundle, device="cpu", precision="bf16") as engines:
+        rounded = infer(engines, drawn[1])
     rows = [compare("step 1", "full size", heads[1], heads[None], float(np.mean(spent[1])))]
     for step in STEPS[1:]:
         rows.append(compare(f"step {step}", "step 1", heads[step], heads[1], float(np.mean(spent[step]))))
+    rows.append(compare("step 1, bf16", "step 1, fp32", rounded, heads[1], float(np.mean(spent[1]))))
     return rows
 
 

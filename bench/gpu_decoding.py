@@ -16,10 +16,11 @@ from pydicom.uid import HTJ2KLossless, JPEG2000Lossless, JPEGLossless, JPEGLossl
 from bench.archive_factory import Syntax
 from bench.gpu_films import DEVICE_SYNTAXES, REAL_ARCHIVE, REAL_CODECS, canvases_path, frames
 from bench.gpu_findings import Bench, Findings, Row, attempted, rate_per_s
-from screener.canvas import CANVAS_SIDE, decode_for_canvas, display_transform, draw_canvas
+from screener.canvas import CANVAS_SIDE, decode_for_canvas, draw_canvas
 from screener.codecs import decode
 from screener.codestreams import Codestream, read_codestream
 from screener.decoders import run_decoder
+from screener.display import coarsest_step, display_transform
 from screener.eligibility import check_eligible
 from screener.errors import DecodeError
 from screener.frame import EncodedFrame
@@ -188,8 +189,10 @@ def _drawn(bench: Bench, root: Path) -> Iterator[tuple[Source, Float32]]:
 def _host_canvas(parsed: ParsedHeader, frame: EncodedFrame, source: Source) -> Float32:
     """The host's canvas from pixels of the same size: what a worker drew itself may have been reduced."""
     out = np.empty((CANVAS_SIDE, CANVAS_SIDE), np.float32)
-    is_full_size = source.canvas.reduction == 1
-    picture = decode(frame, cover_px=None) if is_full_size else decode_for_canvas(frame)
     transform = display_transform(parsed.dataset, check_eligible(parsed, RunSettings()))
+    if source.canvas.reduction == 1:
+        picture = decode(frame, cover_px=None)
+    else:
+        picture = decode_for_canvas(frame, coarsest_step(transform))
     draw_canvas(picture, transform, frame.rows, frame.columns, out)
     return out

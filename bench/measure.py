@@ -148,7 +148,9 @@ def _stream_repeat(
     """Run everything together, beside the latest timings of its parts."""
     timing, waits = run_stream(bench)
     num_files = bench.whole.num_files
-    rest = sum(timings[step][-1].seconds / extents[step].num_files for step in ("grade_decide", "report"))
+    rest = sum(
+        timings[step][-1].core_seconds / extents[step].num_files for step in ("grade_decide", "report")
+    )
     return StreamRepeat(
         decode_files_per_s=extents["decode"].num_files / timings["decode"][-1].seconds,
         networks_files_per_s=extents["networks"].num_files / timings["networks"][-1].seconds,

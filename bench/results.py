@@ -18,7 +18,7 @@ from typing import Any
 from screener.errors import ConfigError
 from screener.run_manifest import git_commit, machine, versions
 
-FORMAT = 2
+FORMAT = 3
 """Version of the result file; 1 counted the start of the decoder processes in every figure."""
 
 
@@ -116,7 +116,7 @@ class StreamRepeat:
     startup_s: float = 0.0
     """Until the decoder processes were ready, before any clock started."""
     rest_s_per_file: float = 0.0
-    """Grading, deciding and reporting, measured in one thread, divided by the cores."""
+    """Processor time of grading, deciding and reporting a file, divided by the cores."""
 
     @property
     def bound_files_per_s(self) -> float:

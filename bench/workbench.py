@@ -101,6 +101,7 @@ class Workbench:
         self._sample = films[:: max(1, len(films) // SAMPLE_FILES)][:SAMPLE_FILES]
         self._headers = [self._header(film.entry) for film in self._sample]
         self._prepared = self._prepare()
+        self._ended = [film for each in self._prepared for film in self._verdicts(each)]
 
     def timed(self, step: Callable[[Workbench], Extent]) -> tuple[Extent, Timing]:
         """Run a step and time it, decoder processes that worked in it included."""
@@ -155,8 +156,7 @@ class Workbench:
 
     def report(self) -> Extent:
         """Rows and one part of a campaign, in one thread."""
-        ended = [film for each in self._prepared for film in self._verdicts(each)]
-        copies = itertools.islice(_copies(ended), REPORT_ROWS)
+        copies = itertools.islice(_copies(self._ended), REPORT_ROWS)
         with temporary_campaign(self.archive, self.settings) as campaign, campaign.writer() as report:
             for film in copies:
                 report.add(film)

@@ -25,6 +25,8 @@ _LEAST_PRECISION = 9
 _SIZE, _COD, _COC, _QCD, _QCC, _RGN, _SOT, _SOD = (
     0xFF51, 0xFF52, 0xFF53, 0xFF5C, 0xFF5D, 0xFF5E, 0xFF90, 0xFF93,
 )  # fmt: skip
+_HARMLESS = frozenset((0xFF58, 0xFF61, 0xFF64))
+"""Packet lengths, packed packet headers and comments."""
 _REVERSIBLE = 1
 _SOT_BYTES = 12
 
@@ -40,15 +42,16 @@ class Shortened:
     """How often the wavelet transform was applied."""
 
     def restore(self, words: Words, reduction: int) -> Words:
-        """Decoded words (H, W) in the scale of the whole codestream, as close in the mean as integers allow.
+        """Decoded words (H, W) in the scale of the whole codestream.
 
-        Blocks are cut off towards zero, that is towards the middle of an unsigned range, and every inverse
-        transform rounds down by a quarter of a step on either axis.
+        Blocks are cut off towards zero, that is towards the middle of an unsigned range: half a step. Every
+        inverse transform of a grainy picture rounds down by up to half a step, of a plain one by nothing; a
+        third is between the two.
         """
         step, middle = 1 << self.planes, 1 << (self.stream.precision - 1)
         rounds = self.decompositions - reduction.bit_length() + 1
         levels = np.arange(-middle, middle)
-        values = levels * step + (rounds * step) // 3 + np.where(levels >= 0, step // 2, -(step // 2))
+        values = levels * step + (rounds * step) // 3 + np.sign(levels) * (step // 2)
         np.clip(values, -middle * step, middle * step - 1, out=values)
         if self.stream.is_signed:
             restored: Words = values.astype(words.dtype)[words + words.dtype.type(middle)]
@@ -65,14 +68,31 @@ def without_low_planes(stream: Codestream, planes: int) -> Shortened | None:
         planes: bit-planes to leave out; fewer are left out where too little precision would remain.
 
     Returns:
-        None where nothing can be left out, or where the header holds what this does not know: another coding
-        or transform, block styles, regions of interest, settings of single components or tile-parts.
+        None where nothing can be left out, where the codestream is malformed, or where its header holds what
+        this does not know: another coding or transform, block styles, regions of interest, settings of single
+        components or tiles.
     """
     planes = min(planes, stream.precision - _LEAST_PRECISION)
     if planes < 1 or stream.coding is not Coding.JPEG2000:
         return None
     content = bytearray(stream.payload)
-    position, decompositions = 2, -1
+    try:
+        decompositions = _lower_main_header(content, planes)
+    except (struct.error, IndexError, ValueError):
+        return None
+    if decompositions is None:
+        return None
+    lowered = replace(stream, payload=memoryview(content), precision=stream.precision - planes)
+    return Shortened(lowered, planes, decompositions)
+
+
+def _lower_main_header(content: bytearray, planes: int) -> int | None:
+    """Lower precision and exponents in place; returns the decompositions, None if that is not all it takes.
+
+    Raises:
+        struct.error, IndexError, ValueError: the header is malformed.
+    """
+    position, decompositions = 2, None
     while True:
         marker, length = struct.unpack_from(">HH", content, position)
         first = position + 4
@@ -89,13 +109,7 @@ def without_low_planes(stream: Codestream, planes: int) -> Shortened | None:
         elif marker == _QCD and not _lower(content, first, length - 2, planes):
             return None
         position += 2 + length
-    if decompositions < 0 or not _plain_tile_parts(content, position):
-        return None
-    return Shortened(
-        replace(stream, payload=memoryview(content), precision=stream.precision - planes),
-        planes,
-        decompositions,
-    )
+    return decompositions if _plain_tile_parts(content, position) else None
 
 
 def _lower(content: bytearray, first: int, length: int, planes: int) -> bool:
@@ -109,15 +123,15 @@ def _lower(content: bytearray, first: int, length: int, planes: int) -> bool:
 
 
 def _plain_tile_parts(content: bytearray, position: int) -> bool:
-    """Whether every tile-part's header is its start alone."""
-    while True:
-        marker, _, _, length = struct.unpack_from(">HHHI", content, position)
-        if marker != _SOT:
-            return True
-        if struct.unpack_from(">H", content, position + _SOT_BYTES)[0] != _SOD:
-            return False
-        if length == 0:
+    """Whether no tile-part's header holds settings of its own."""
+    while struct.unpack_from(">H", content, position)[0] == _SOT:
+        (length,) = struct.unpack_from(">I", content, position + 6)
+        at = position + _SOT_BYTES
+        while (marker := struct.unpack_from(">H", content, at)[0]) != _SOD:
+            if marker not in _HARMLESS:
+                return False
+            at += 2 + struct.unpack_from(">H", content, at + 2)[0]
+        if length == 0:  # the last tile-part, up to the end marker
             return True
         position += length
-        if position + _SOT_BYTES + 2 > len(content):
-            return True
+    return True

@@ -32,6 +32,7 @@ from screener.records import Bool, CanvasFacts, Float32, HeaderFlag, Letterbox
 __all__ = [
     "CANVAS_SIDE",
     "CANVAS_VERSION",
+    "DECODE_VERSION",
     "Decoded",
     "canvas_from_grey",
     "check_canvas",
@@ -42,7 +43,9 @@ __all__ = [
 ]
 
 CANVAS_VERSION = "1"
-"""Rises with any change that alters a canvas; a bundle and a campaign are bound to it."""
+"""Rises with any change of what a canvas is; a bundle and a campaign are bound to it."""
+DECODE_VERSION = "2"
+"""Rises with any change that alters canvases by rounding only; a campaign is bound to it, a bundle is not."""
 
 _PERCENTILES = (0.5, 99.5)
 _HIDDEN_SHARE = 0.5

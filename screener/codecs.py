@@ -129,7 +129,9 @@ def _decode_codestream(frame: EncodedFrame, cover_px: float | None, step: int) -
     stream = read_codestream(frame.payload)
     _check(stream, frame)
     reduction = _reduction(stream, frame, cover_px)
-    words, route, planes = _run(stream, reduction, step.bit_length() - 1)
+    # Unused high bits: whether they are set is judged by the exact values.
+    planes = step.bit_length() - 1 if frame.bits_stored >= stream.precision else 0
+    words, route, planes = _run(stream, reduction, planes)
     expected = (-(-frame.rows // reduction), -(-frame.columns // reduction))
     if words.shape != expected:
         raise CorruptPixelData(f"decoded to {words.shape}, {expected} expected")

@@ -22,7 +22,7 @@ from screener.settings import RunSettings
 from screener.transfer_syntax import ENCAPSULATED, SUPPORTED, is_big_endian, name_of
 
 _UNDEFINED_LENGTH = 0xFFFFFFFF
-_PIECE_BYTES = 1 << 19
+PIECE_BYTES = 1 << 19
 """Read and hashed at a time: fits into a core's cache."""
 _ITEM = b"\xfe\xff\x00\xe0"
 _SEQUENCE_DELIMITER = b"\xfe\xff\xdd\xe0"
@@ -111,7 +111,7 @@ def _read_and_hash(file: BinaryIO, size_bytes: int) -> tuple[memoryview, str]:
     digest, filled = hashlib.sha256(), 0
     file.seek(0)
     read_into = cast(BufferedReader, file).readinto
-    while count := read_into(content[filled : filled + _PIECE_BYTES]):
+    while count := read_into(content[filled : filled + PIECE_BYTES]):
         digest.update(content[filled : filled + count])
         filled += count
     return content[:filled], digest.hexdigest()

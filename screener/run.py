@@ -18,7 +18,7 @@ from engines.devices import choose
 from engines.engine import Engines, open_engines
 from screener.archive import walk
 from screener.campaign import Campaign
-from screener.canvas import CANVAS_SIDE, CANVAS_VERSION
+from screener.canvas import CANVAS_SIDE, CANVAS_VERSION, DECODE_VERSION
 from screener.counters import Counters
 from screener.errors import REASON_STATUS, ConfigError, Reason, Status
 from screener.fingerprint import Fingerprint
@@ -135,7 +135,7 @@ def _fingerprint(
         model_sha256=bundle.model_sha256,
         calibration_sha256=hashlib.sha256(bundle.calibration).hexdigest(),
         threshold_set_id=calibration.threshold_set_id,
-        canvas_version=CANVAS_VERSION,
+        canvas_version=f"{CANVAS_VERSION}.{DECODE_VERSION}",
         settings={**settings.result_settings(), "precision": engines.precision},
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -79,15 +80,48 @@ def test_at_least_nine_bits_remain() -> None:
 
 
 def test_tiles_are_shortened_too() -> None:
-    source = chest_picture(901, 700, bits=8)
+    source = film_of(16)
     written = BytesIO()
     Image.fromarray(source).save(written, "JPEG2000", tile_size=(256, 256), irreversible=False, no_jp2=True)
-    stream = read_codestream(written.getvalue())
-    assert without_low_planes(stream, 1) is None, "eight bits"
-    claimed = bytearray(written.getvalue())
-    at = claimed.index(b"\xff\x51") + 40
-    claimed[at] = 11  # tiles of more than eight bits, which no writer here makes: only the headers matter
-    assert without_low_planes(read_codestream(bytes(claimed)), 2) is not None
+    frame = frame_of(written.getvalue(), source.shape, J2K_LOSSLESS, bits=16)
+    fast, whole = decode(frame, cover_px=320, step=64), decode(frame, cover_px=320)
+    assert (fast.step, whole.step) == (64, 1)
+    difference = fast.pixels.astype(int) - whole.pixels
+    assert abs(difference.mean()) < 64 and difference.std() < 1.6 * 64
+
+
+def test_blocks_that_have_fewer_planes_than_are_left_out_decode_to_their_mean() -> None:
+    flat = np.full((640, 480), 30_000, np.uint16)
+    flat[200:300, 100:300] += 3
+    flat[400:] = 50_000
+    frame = frame_of(jpeg2000(flat, bits=16, reversible=True), flat.shape, J2K_LOSSLESS, bits=16)
+    fast, whole = decode(frame, cover_px=320, step=128), decode(frame, cover_px=320)
+    assert fast.step == 128
+    assert np.abs(fast.pixels.astype(int) - whole.pixels).max() < 3 * 128
+
+
+def test_unused_high_bits_are_judged_by_the_exact_values() -> None:
+    """Twelve bits in a sixteen-bit codestream, much of it white: rounding must not pass for a 13th bit."""
+    source = film_of(12)
+    source[:, :60] = 4095
+    frame = frame_of(jpeg2000(source, bits=16, reversible=True), source.shape, J2K_LOSSLESS, bits=12)
+    fast = decode(frame, cover_px=320, step=4)
+    assert (fast.step, fast.flags) == (1, ())
+    assert fast.pixels.max() <= 4095
+
+
+def test_malformed_headers_are_left_to_the_whole_decode() -> None:
+    payload = jpeg2000(film_of(12), bits=12, reversible=True)
+    start = payload.index(b"\xff\x90")
+    stream = read_codestream(payload)
+    for end in (start + 4, start + 8, start + 11, start + 13):
+        assert without_low_planes(replace(stream, payload=payload[:end]), 2) is None
+    size = payload.index(b"\xff\x51")
+    (length,) = struct.unpack_from(">H", payload, size + 2)
+    second = bytearray(payload[size : size + 2 + length])
+    second[40] = 0
+    doubled = payload[: size + 2 + length] + bytes(second) + payload[size + 2 + length :]
+    assert without_low_planes(replace(stream, payload=doubled), 2) is None
 
 
 @pytest.mark.parametrize("segment", [QCC, RGN])
@@ -99,17 +133,22 @@ def test_headers_with_more_than_is_known_are_left_alone(segment: bytes) -> None:
     assert without_low_planes(read_codestream(other), 2) is None
 
 
-def test_block_styles_and_tile_part_headers_are_left_alone() -> None:
+def test_block_styles_are_left_alone() -> None:
+    payload = bytearray(jpeg2000(film_of(12), bits=12, reversible=True))
+    payload[payload.index(b"\xff\x52") + 12] = 1
+    assert without_low_planes(read_codestream(bytes(payload)), 2) is None
+
+
+@pytest.mark.parametrize(("segment", "plain"), [(b"\xff\x64\x00\x05\x00\x01x", True), (RGN, False)])
+def test_tile_parts_may_hold_comments_but_no_settings(segment: bytes, plain: bool) -> None:
     payload = jpeg2000(film_of(12), bits=12, reversible=True)
-    styled = bytearray(payload)
-    styled[payload.index(b"\xff\x52") + 12] = 1
-    assert without_low_planes(read_codestream(bytes(styled)), 2) is None
-    comment = b"\xff\x64\x00\x05\x00\x01x"
     start = payload.index(b"\xff\x90")
     (length,) = struct.unpack_from(">I", payload, start + 6)
-    longer = bytearray(payload[: start + 12] + comment + payload[start + 12 :])
-    struct.pack_into(">I", longer, start + 6, length + len(comment))
-    assert without_low_planes(read_codestream(bytes(longer)), 2) is None
+    longer = bytearray(payload[: start + 12] + segment + payload[start + 12 :])
+    if length:
+        struct.pack_into(">I", longer, start + 6, length + len(segment))
+    shortened = without_low_planes(read_codestream(bytes(longer)), 2)
+    assert (shortened is not None) == plain
 
 
 @given(width=st.floats(1, 1e6), slope=st.floats(1e-3, 1e3), planes=st.integers(0, 7))
@@ -165,6 +204,23 @@ def test_a_narrow_window_and_one_that_hides_the_film_take_every_plane(tmp_path: 
     _, hidden = canvas(tmp_path / "hidden", WindowCenter=500_000, WindowWidth=4096)
     assert HeaderFlag.WINDOW_IGNORED in hidden.flags
     assert hidden.route == "jpeg2000/2"
+
+
+def test_a_film_that_only_looks_blank_without_its_low_planes_is_screened(tmp_path: Path) -> None:
+    faint = (2000 + chest_picture(1700, 1501) // 1400).astype(np.uint16)
+    path = write_film(
+        tmp_path / "film.dcm",
+        faint,
+        transfer_syntax_uid=J2K_LOSSLESS,
+        bits_stored=12,
+        WindowCenter=2048,
+        WindowWidth=16384,
+    )
+    frame = read_film(path)[1]
+    assert np.ptp(decode(frame, cover_px=CANVAS_SIDE).pixels) > 0
+    _, facts = load(path)
+    assert "-" not in facts.route
+    assert HeaderFlag.WINDOW_IGNORED in facts.flags
 
 
 def test_a_real_film_keeps_its_values() -> None:

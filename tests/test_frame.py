@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from io import BufferedReader, FileIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +14,8 @@ from pydicom import dcmread
 
 from screener.codecs import decode
 from screener.errors import DecodeError, Reason, UnsupportedTransferSyntax
-from screener.frame import MAX_ITEMS
+from screener.frame import MAX_ITEMS, PIECE_BYTES, read_frame
+from screener.header import read_header
 from screener.settings import RunSettings
 from tests.factories import (
     LOSSLESS_SYNTAXES,
@@ -61,6 +64,25 @@ def test_frame_holds_the_header_facts_and_the_files_hash(tmp_path: Path, uid: st
     assert (frame.rows, frame.columns, frame.bits_allocated) == (31, 27, 16)
     assert (frame.bits_stored, frame.high_bit, frame.is_signed) == (12, 11, False)
     assert frame.transfer_syntax_uid == uid
+
+
+def test_a_film_of_many_pieces_is_hashed_whole_and_a_short_read_is_truncated(tmp_path: Path) -> None:
+    source = np.random.default_rng(0).integers(0, 4096, (901, 700)).astype(np.uint16)
+    path = write_film(tmp_path / "f", source, bits_stored=12)
+    assert path.stat().st_size > 2 * PIECE_BYTES
+    _, frame = read_film(path)
+    assert frame.source_sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    np.testing.assert_array_equal(decode(frame, cover_px=None).pixels, source)
+
+    class ShrinkingFile(BufferedReader):
+        def readinto(self, buffer: Any) -> int:
+            return super().readinto(buffer) if self.tell() < PIECE_BYTES else 0
+
+    with ShrinkingFile(FileIO(path)) as file:
+        parsed = read_header(file, RunSettings())
+        with pytest.raises(DecodeError) as error:
+            read_frame(file, parsed, RunSettings())
+    assert error.value.reason is Reason.TRUNCATED_PIXEL_DATA
 
 
 # Native pixel data

@@ -3,10 +3,11 @@
 A label says what a film shows. A lesion drawn where the film is white already, or as faint as the ribs and
 vessels round it, is a label that nobody could have given: such a finding is drawn again, elsewhere and a
 little denser. The decision a reader would question: this makes drawn disease as easy as disease that somebody
-reported, and easier than disease found at autopsy; the table says how clear each film's findings are.
+reported, and easier than disease found at autopsy; the table says how clear findings are. Each is judged by
+itself, on the film without the others.
 
 Rose A: Vision. Human and Electronic. Plenum 1973: an object is found reliably from a contrast of 3 to 5 times
-the spread of what surrounds it, at the object's own scale.
+the spread of what surrounds it. Here both are blurred by 4 mm; the spread is of what is below 20 mm.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ def taken_as_visible(_: Float32) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Anatomy:
-    """How restless a film's lungs are at the scale of a lesion."""
+class Surroundings:
+    """How restless a film's lungs are at the scale of a lesion, edges included: lesions lie there, too."""
 
     lungs: npt.NDArray[np.bool_]
     """(rows, columns)."""
@@ -52,7 +53,7 @@ class Anatomy:
     """Standard deviation inside the lungs of structures of 4 to 20 mm, in the film's own grey or density."""
 
     @classmethod
-    def of(cls, grey: Float32, lungs: npt.NDArray[np.uint8], pixel_mm: float) -> Anatomy:
+    def of(cls, grey: Float32, lungs: npt.NDArray[np.uint8], pixel_mm: float) -> Surroundings:
         """Measure a film without findings; (rows, columns) of grey or density, and its lung labels."""
         small = _reduced(grey)
         lesion = cv2.GaussianBlur(small, (0, 0), _LESION_MM / _STEP / pixel_mm)

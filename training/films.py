@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from screener.canvas import CANVAS_SIDE
 from screener.errors import ConfigError
-from training.conspicuity import Anatomy
+from training.conspicuity import Surroundings
 from training.findings import Confounder, FindingPlan
 from training.nuisances import Nuisance, devices, markers
 from training.opacities import Field
@@ -208,7 +208,7 @@ def real_film(
     pixel_mm = float(np.clip(LUNG_HEIGHT_MM / max(np.ptp(rows) * 0.93, 1.0), 0.30, 0.75))
     # Processing comes before the findings, so that it cannot tell of them outside the lungs.
     grey = _reprocess(np.asarray(image / np.float32(255), np.float32), nuisance, pixel_mm)
-    anatomy = Anatomy.of(grey, lungs, pixel_mm)
+    anatomy = Surroundings.of(grey, lungs, pixel_mm)
 
     def judge(soft_mm: Float32) -> float:
         return anatomy.contrast(np.clip(_add_findings(grey, lungs, soft_mm, pixel_mm), 0, 1) - grey)

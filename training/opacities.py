@@ -96,7 +96,7 @@ class Drawing:
     tb_soft_mm: Float32 | None = None
     """What of `soft_mm` is tuberculosis; None where there is none."""
     large_contrast: float = 0.0
-    """Contrast of the large opacities over the anatomy's spread; infinite where the film is not known."""
+    """Largest contrast of large opacities over the anatomy's spread; infinite where the film is not known."""
     tb_contrast: float = 0.0
     """The same of tuberculosis."""
 

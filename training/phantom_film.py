@@ -142,7 +142,7 @@ def phantom_film(
         anatomy = _enlarge_heart(anatomy, findings_rng)
     frame = _frame(anatomy, nuisance, film_rng)
     projection = attenuate(anatomy, frame, anatomy_rng)
-    surroundings = conspicuity.Anatomy.of(projection.attenuation, projection.lungs, frame.pixel_mm)
+    surroundings = conspicuity.Surroundings.of(projection.attenuation, projection.lungs, frame.pixel_mm)
 
     def judge(soft_mm: Float32) -> float:
         return surroundings.contrast(np.float32(SOFT_PER_MM) * soft_mm)
