@@ -182,6 +182,22 @@ def phantom_pictures(recipe: ArchiveRecipe) -> list[Picture]:
     return pictures
 
 
+def phantoms_with_findings() -> list[Picture]:
+    """Two phantoms of every class of a cohort, float32 (H, W) in [0, 1]."""
+    from training.findings import FilmClass, sample_plan
+    from training.nuisances import sample_nuisance
+    from training.phantom_film import phantom_film
+
+    pictures = []
+    for index, film_class in enumerate(2 * list(FilmClass)):
+        plan, nuisance, anatomy, findings, film = (np.random.default_rng((7, index, n)) for n in range(5))
+        drawn = phantom_film(
+            sample_plan(plan, film_class), sample_nuisance(nuisance), anatomy, findings, film
+        )
+        pictures.append(np.asarray(drawn.grey / np.float32(255), np.float32))
+    return pictures
+
+
 def num_distinct(recipe: ArchiveRecipe) -> int:
     """Films that are encoded for each syntax."""
     return max(DISTINCT_FILMS, len(recipe.sizes), len(recipe.bits))

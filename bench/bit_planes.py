@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 from pydicom.uid import JPEG2000Lossless
 
-from bench.archive_factory import GRAIN_LEVELS, LARGE_FILM
+from bench.archive_factory import GRAIN_LEVELS, LARGE_FILM, phantoms_with_findings
 from bench.gpu_films import REAL_ARCHIVE, real_pictures
 from engines.engine import Engines, open_engines
 from screener.canvas import CANVAS_SIDE, decode_for_canvas, draw_canvas
@@ -82,7 +82,7 @@ def films() -> Iterator[Film]:
     """Every film, encoded when it is its turn."""
     rng = np.random.default_rng(0)
     pictures = [picture.astype(np.float32) / np.float32(255) for picture in real_pictures()]
-    pictures += _phantoms()
+    pictures += phantoms_with_findings()
     rows, columns = LARGE_FILM
     for picture in pictures:
         large = cv2.resize(picture, (columns, rows), interpolation=cv2.INTER_CUBIC)
@@ -101,22 +101,6 @@ def _film(values: npt.NDArray[np.floating]) -> Film:
     rows, columns = words.shape
     frame = EncodedFrame(str(JPEG2000Lossless), bytes(payload), rows, columns, 16, 12, 11, False, "")
     return Film(frame, DisplayTransform(window=Window(2048, 4096)))
-
-
-def _phantoms() -> list[Float32]:
-    """Two phantoms of every class of the cohort, float32 (H, W) in [0, 1]."""
-    from training.findings import FilmClass, sample_plan
-    from training.nuisances import sample_nuisance
-    from training.phantom_film import phantom_film
-
-    pictures = []
-    for index, film_class in enumerate(2 * list(FilmClass)):
-        plan, nuisance, anatomy, findings, film = (np.random.default_rng((7, index, n)) for n in range(5))
-        drawn = phantom_film(
-            sample_plan(plan, film_class), sample_nuisance(nuisance), anatomy, findings, film
-        )
-        pictures.append(drawn.grey.astype(np.float32) / np.float32(255))
-    return pictures
 
 
 def _dicom_films() -> Iterator[tuple[ParsedHeader, EncodedFrame]]:
