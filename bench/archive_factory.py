@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import imagecodecs
@@ -35,6 +36,9 @@ from pydicom.uid import (
 
 from bench.archive_headers import UNITS, RadiographyUnit, describe
 from screener.errors import ConfigError
+
+if TYPE_CHECKING:
+    from training.findings import FindingPlan
 
 Film = npt.NDArray[np.uint16]
 Picture = npt.NDArray[np.float32]
@@ -171,31 +175,30 @@ def _encode_films(
 def phantom_pictures(recipe: ArchiveRecipe) -> list[Picture]:
     """A procedural chest, float32 (H, W) in [0, 1], for every distinct film."""
     from training.findings import FindingPlan
-    from training.nuisances import sample_nuisance
-    from training.phantom_film import phantom_film
 
-    pictures = []
-    for index in range(num_distinct(recipe)):
-        generators = [np.random.default_rng((recipe.seed, index, stream)) for stream in range(4)]
-        film = phantom_film(FindingPlan(), sample_nuisance(generators[3]), *generators[:3])
-        pictures.append(np.asarray(film.grey / np.float32(255), np.float32))
-    return pictures
+    return [
+        _phantom(FindingPlan(), (recipe.seed, index), (0, 1, 2, 3)) for index in range(num_distinct(recipe))
+    ]
 
 
 def phantoms_with_findings() -> list[Picture]:
     """Two phantoms of every class of a cohort, float32 (H, W) in [0, 1]."""
     from training.findings import FilmClass, sample_plan
+
+    return [
+        _phantom(sample_plan(np.random.default_rng((7, index, 0)), film_class), (7, index), (2, 3, 4, 1))
+        for index, film_class in enumerate(2 * list(FilmClass))
+    ]
+
+
+def _phantom(plan: FindingPlan, seed: tuple[int, int], streams: tuple[int, int, int, int]) -> Picture:
+    """A phantom; the seed's streams decide anatomy, findings, film and nuisances."""
     from training.nuisances import sample_nuisance
     from training.phantom_film import phantom_film
 
-    pictures = []
-    for index, film_class in enumerate(2 * list(FilmClass)):
-        plan, nuisance, anatomy, findings, film = (np.random.default_rng((7, index, n)) for n in range(5))
-        drawn = phantom_film(
-            sample_plan(plan, film_class), sample_nuisance(nuisance), anatomy, findings, film
-        )
-        pictures.append(np.asarray(drawn.grey / np.float32(255), np.float32))
-    return pictures
+    anatomy, findings, film, nuisance = (np.random.default_rng((*seed, stream)) for stream in streams)
+    drawn = phantom_film(plan, sample_nuisance(nuisance), anatomy, findings, film)
+    return np.asarray(drawn.grey / np.float32(255), np.float32)
 
 
 def num_distinct(recipe: ArchiveRecipe) -> int:

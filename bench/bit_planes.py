@@ -24,15 +24,15 @@ import numpy.typing as npt
 from pydicom.uid import JPEG2000Lossless
 
 from bench.archive_factory import GRAIN_LEVELS, LARGE_FILM, phantoms_with_findings
-from bench.gpu_films import REAL_ARCHIVE, real_pictures
-from engines.engine import Engines, open_engines
+from bench.gpu_films import REAL_ARCHIVE, frames, real_pictures
+from bench.gpu_parity import HEADS, Answers, answers, flips
+from engines.engine import open_engines
 from screener.canvas import CANVAS_SIDE, decode_for_canvas, draw_canvas
 from screener.codecs import Picture, decode
 from screener.display import DisplayTransform, Window, display_transform
 from screener.eligibility import check_eligible
 from screener.errors import DecodeError
-from screener.frame import EncodedFrame, read_frame
-from screener.header import ParsedHeader, read_header
+from screener.frame import EncodedFrame
 from screener.records import Float32
 from screener.run import open_verified
 from screener.settings import RunSettings
@@ -40,15 +40,8 @@ from screener.settings import RunSettings
 STEPS = (1, 2, 4, 8)
 REPEATS = 3
 BATCH = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Heads:
-    """Canvases and logits of all films."""
-
-    canvases: Float32
-    diagnosis: Float32
-    stage: Float32
+Pair = tuple[Float32, Float32]
+"""Canvases (N, 1, 768, 768) of the two decodes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +80,17 @@ def films() -> Iterator[Film]:
     for picture in pictures:
         large = cv2.resize(picture, (columns, rows), interpolation=cv2.INTER_CUBIC)
         yield _film(4095 * large + rng.normal(0, GRAIN_LEVELS, large.shape))
-    for parsed, frame in _dicom_films():
+    for _, parsed, frame in frames(REAL_ARCHIVE):
+        if max(frame.rows, frame.columns) < 2 * CANVAS_SIDE:  # it would not be decoded at reduced size
+            continue
+        try:
+            instance = check_eligible(parsed, RunSettings())
+        except DecodeError:
+            continue
         values = decode(frame, cover_px=None).pixels.astype(np.float32)
         low, high = np.percentile(values, (0.1, 99.9))
         grey = 4095 * (values - low) / max(high - low, 1)
-        inverted = display_transform(parsed.dataset, check_eligible(parsed, RunSettings())).inverted
-        yield _film(4095 - grey if inverted else grey)
+        yield _film(4095 - grey if display_transform(parsed.dataset, instance).inverted else grey)
 
 
 def _film(values: npt.NDArray[np.floating]) -> Film:
@@ -103,20 +101,6 @@ def _film(values: npt.NDArray[np.floating]) -> Film:
     return Film(frame, DisplayTransform(window=Window(2048, 4096)))
 
 
-def _dicom_films() -> Iterator[tuple[ParsedHeader, EncodedFrame]]:
-    """Films of the demo archive that are large enough to be decoded at reduced size."""
-    for path in sorted(each for each in REAL_ARCHIVE.rglob("*") if each.is_file()):
-        with path.open("rb") as file:
-            try:
-                parsed = read_header(file, RunSettings())
-                check_eligible(parsed, RunSettings())
-                frame = read_frame(file, parsed, RunSettings())
-            except DecodeError:
-                continue
-        if max(frame.rows, frame.columns) >= 2 * CANVAS_SIDE:
-            yield parsed, frame
-
-
 def draw(film: Film, picture: Picture) -> Float32:
     """One canvas (768, 768)."""
     out = np.empty((CANVAS_SIDE, CANVAS_SIDE), np.float32)
@@ -124,26 +108,11 @@ def draw(film: Film, picture: Picture) -> Float32:
     return out
 
 
-def infer(engines: Engines, canvases: list[Float32]) -> Heads:
-    """Logits of canvases, in batches."""
-    stacked = np.stack(canvases)[:, None]
-    diagnosis, stage = [], []
-    for first in range(0, len(stacked), BATCH):
-        batch = stacked[first : first + BATCH]
-        lungs = engines.segmentation.run({"canvas": batch})
-        given = {"canvas": batch, "lungs": lungs["lungs"], "box": lungs["box"]}
-        heads = engines.classification.run(given)
-        diagnosis.append(heads["diagnosis_logits"])
-        stage.append(heads["stage_logits"])
-    return Heads(stacked, np.concatenate(diagnosis), np.concatenate(stage))
-
-
-def compare(name: str, against: str, found: Heads, other: Heads, decode_ms: float) -> Row:
+def compare(name: str, against: str, canvases: Pair, found: Answers, other: Answers, decode_ms: float) -> Row:
     """Differences of two decodes of the same films."""
-    grey = 255 * np.abs(found.canvases - other.canvases)
-    diagnosis, stage = np.abs(found.diagnosis - other.diagnosis), np.abs(found.stage - other.stage)
-    flipped = ((found.diagnosis > 0) != (other.diagnosis > 0)).any(axis=1)
-    flipped |= found.stage.argmax(axis=1) != other.stage.argmax(axis=1)
+    grey = 255 * np.abs(canvases[0] - canvases[1])
+    diagnosis, stage = (np.abs(found.logits[head] - other.logits[head]) for head in HEADS[:2])
+    stage_flips, diagnosis_flips = flips(found, other)
     return Row(
         decode=name,
         against=against,
@@ -154,7 +123,7 @@ def compare(name: str, against: str, found: Heads, other: Heads, decode_ms: floa
         diagnosis_logit_mean=round(float(diagnosis.mean()), 3),
         diagnosis_logit_max=round(float(diagnosis.max()), 3),
         stage_logit_max=round(float(stage.max()), 3),
-        flips=int(flipped.sum()),
+        flips=int((stage_flips | diagnosis_flips).sum()),
     )
 
 
@@ -178,16 +147,22 @@ def measure() -> list[Row]:
             picture, milliseconds = timed(film.frame, step)
             canvases.append(draw(film, picture))
             spent[step].append(milliseconds)
-    bundle = open_verified(None)
-    with open_engines(bundle, device="cpu", precision="fp32") as engines:
-        heads = {step: infer(engines, canvases) for step, canvases in drawn.items()}
-    with open_engines(bundle, device="cpu", precision="bf16") as engines:
-        rounded = infer(engines, drawn[1])
-    rows = [compare("step 1", "full size", heads[1], heads[None], float(np.mean(spent[1])))]
-    for step in STEPS[1:]:
-        rows.append(compare(f"step {step}", "step 1", heads[step], heads[1], float(np.mean(spent[step]))))
-    rows.append(compare("step 1, bf16", "step 1, fp32", rounded, heads[1], float(np.mean(spent[1]))))
-    return rows
+    stacked = {step: np.stack(canvases)[:, None] for step, canvases in drawn.items()}
+    with open_engines(open_verified(None), device="cpu", precision="fp32") as engines:
+        said = {step: answers(engines, canvases, BATCH) for step, canvases in stacked.items()}
+    with open_engines(open_verified(None), device="cpu", precision="bf16") as engines:
+        rounded = answers(engines, stacked[1], BATCH)
+
+    def row(name: str, step: int, against: str, other: int | None) -> Row:
+        pair = stacked[step], stacked[other]
+        return compare(name, against, pair, said[step], said[other], float(np.mean(spent[step])))
+
+    same = stacked[1], stacked[1]
+    return [
+        row("step 1", 1, "full size", None),
+        *(row(f"step {step}", step, "step 1", 1) for step in STEPS[1:]),
+        compare("step 1, bf16", "step 1, fp32", same, rounded, said[1], float(np.mean(spent[1]))),
+    ]
 
 
 def main() -> None:

@@ -107,9 +107,7 @@ def answers(engines: Engines, canvas: npt.NDArray[np.float32], batch_size: int) 
 
 def differences(bench: Bench, name: str, found: Answers, wanted: Answers, num_originals: int) -> Findings:
     """Flips with their upper bound, mask overlap and logit errors of a candidate."""
-    stage = found.logits["stage_logits"].argmax(1) != wanted.logits["stage_logits"].argmax(1)
-    signs = (found.logits["diagnosis_logits"] > 0) != (wanted.logits["diagnosis_logits"] > 0)
-    for head, flipped in (("stage", stage), ("diagnosis", signs.any(axis=1))):
+    for head, flipped in zip(("stage", "diagnosis"), flips(found, wanted), strict=True):
         count, num = int(flipped.sum()), len(flipped)
         label = f"{name} {head} flips"
         goal = f"< {FLIPS_GOAL}" if head == "stage" else ""
@@ -124,6 +122,13 @@ def differences(bench: Bench, name: str, found: Answers, wanted: Answers, num_or
     errors = [np.abs(found.logits[head] - wanted.logits[head]) for head in HEADS]
     yield Row(f"{name} logits", max(float(each.max()) for each in errors), "largest difference")
     yield Row(f"{name} logits", max(float(each.mean()) for each in errors), "mean difference, worst head")
+
+
+def flips(found: Answers, wanted: Answers) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """(N,) films whose stage, and (N,) whose diagnosis, is another."""
+    stage = found.logits["stage_logits"].argmax(1) != wanted.logits["stage_logits"].argmax(1)
+    signs = (found.logits["diagnosis_logits"] > 0) != (wanted.logits["diagnosis_logits"] > 0)
+    return stage, signs.any(axis=1)
 
 
 def upper_bound(count: int, num: int) -> float:

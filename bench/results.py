@@ -19,7 +19,8 @@ from screener.errors import ConfigError
 from screener.run_manifest import git_commit, machine, versions
 
 FORMAT = 3
-"""Version of the result file; 1 counted the start of the decoder processes in every figure."""
+"""Version of the result file; 1 counted the start of the decoder processes in every figure, 2 left
+grading and reporting out of the bound."""
 
 
 @dataclass(frozen=True, slots=True)

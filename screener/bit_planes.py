@@ -17,14 +17,20 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from screener.codestreams import Codestream, Coding
+from screener.codestreams import (
+    CODING_STYLE,
+    COMPONENT_CODING_STYLE,
+    SIZE,
+    START_OF_TILE_PART,
+    Codestream,
+    Coding,
+    jpeg2000_segments,
+)
 from screener.stored_values import Words
 
 _LEAST_PRECISION = 9
 """Bits that must remain: with 8 the library would return bytes."""
-_SIZE, _COD, _COC, _QCD, _QCC, _RGN, _SOT, _SOD = (
-    0xFF51, 0xFF52, 0xFF53, 0xFF5C, 0xFF5D, 0xFF5E, 0xFF90, 0xFF93,
-)  # fmt: skip
+_QCD, _QCC, _RGN, _SOD = 0xFF5C, 0xFF5D, 0xFF5E, 0xFF93
 _HARMLESS = frozenset((0xFF58, 0xFF61, 0xFF64))
 """Packet lengths, packed packet headers and comments."""
 _REVERSIBLE = 1
@@ -92,30 +98,27 @@ def _lower_main_header(content: bytearray, planes: int) -> int | None:
     Raises:
         struct.error, IndexError, ValueError: the header is malformed.
     """
-    position, decompositions = 2, None
-    while True:
-        marker, length = struct.unpack_from(">HH", content, position)
-        first = position + 4
-        if marker == _SOT:
-            break
-        if marker in (_COC, _QCC, _RGN):
+    tile_parts, decompositions = 0, None
+    for marker, first, end in jpeg2000_segments(memoryview(content)):
+        if marker in (COMPONENT_CODING_STYLE, _QCC, _RGN):
             return None
-        if marker == _SIZE:
+        if marker == START_OF_TILE_PART:
+            tile_parts = first - 4
+        elif marker == SIZE:
             content[first + 36] -= planes
-        elif marker == _COD:
+        elif marker == CODING_STYLE:
             decompositions, style, transform = content[first + 5], content[first + 8], content[first + 9]
             if style or transform != _REVERSIBLE:
                 return None
-        elif marker == _QCD and not _lower(content, first, length - 2, planes):
+        elif marker == _QCD and not _lower(content, range(first, end), planes):
             return None
-        position += 2 + length
-    return decompositions if _plain_tile_parts(content, position) else None
+    return decompositions if _plain_tile_parts(content, tile_parts) else None
 
 
-def _lower(content: bytearray, first: int, length: int, planes: int) -> bool:
+def _lower(content: bytearray, segment: range, planes: int) -> bool:
     """Lower the exponents of an unquantised QCD segment (T.800 A.6.4) in place; False if it is another."""
-    exponents = range(first + 1, first + length)
-    if content[first] & 0x1F or any(content[at] >> 3 <= planes for at in exponents):
+    style, exponents = content[segment[0]], segment[1:]
+    if style & 0x1F or any(content[at] >> 3 <= planes for at in exponents):
         return False
     for at in exponents:
         content[at] -= planes << 3
@@ -124,7 +127,7 @@ def _lower(content: bytearray, first: int, length: int, planes: int) -> bool:
 
 def _plain_tile_parts(content: bytearray, position: int) -> bool:
     """Whether no tile-part's header holds settings of its own."""
-    while struct.unpack_from(">H", content, position)[0] == _SOT:
+    while struct.unpack_from(">H", content, position)[0] == START_OF_TILE_PART:
         (length,) = struct.unpack_from(">I", content, position + 6)
         at = position + _SOT_BYTES
         while (marker := struct.unpack_from(">H", content, at)[0]) != _SOD:

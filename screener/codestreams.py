@@ -24,7 +24,8 @@ _DCT = frozenset((0xC0, 0xC1, 0xC2, 0xC9, 0xCA))
 _LOSSLESS = 0xC3
 _JPEG_LS = 0xF7
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {_JPEG_LS}
-_SIZE, _CAP, _COD, _COC, _SOT, _EOC = 0xFF51, 0xFF50, 0xFF52, 0xFF53, 0xFF90, 0xFFD9
+SIZE, CODING_STYLE, COMPONENT_CODING_STYLE, START_OF_TILE_PART = 0xFF51, 0xFF52, 0xFF53, 0xFF90
+_CAP, _EOC = 0xFF50, 0xFFD9
 MOST_HALVINGS = 3
 _TRAILER_BYTES = 65536
 """An end marker may be followed by padding; coded pixels can never hold its bytes."""
@@ -121,30 +122,41 @@ def _jpeg_coding(marker: int) -> Coding:
     raise CorruptPixelData(f"JPEG process with start of frame {marker:02X} is not supported")
 
 
-def _read_jpeg2000(payload: Buffer) -> Codestream:
-    """JPEG 2000 main header (T.800 A), then the chain of tile-parts."""
-    halvings, high_throughput = MOST_HALVINGS, False
-    position, size, components = 2, b"", 1
-    while True:
+def jpeg2000_segments(payload: Buffer) -> Iterator[tuple[int, int, int]]:
+    """Marker, first content byte and end of each main header segment (T.800 A), up to the first tile-part's.
+
+    Raises:
+        struct.error: the codestream ends before its first tile-part.
+    """
+    marker, position = 0, 2
+    while marker != START_OF_TILE_PART:
         marker, length = struct.unpack_from(">HH", payload, position)
-        segment = bytes(payload[position + 4 : position + 2 + length])
-        if marker == _SOT:
-            break
-        if marker == _SIZE:
+        yield marker, position + 4, position + 2 + length
+        position += 2 + length
+
+
+def _read_jpeg2000(payload: Buffer) -> Codestream:
+    """JPEG 2000 main header, then the chain of tile-parts."""
+    halvings, high_throughput = MOST_HALVINGS, False
+    tile_parts, size, components = 0, b"", 1
+    for marker, first, end in jpeg2000_segments(payload):
+        segment = bytes(payload[first:end])
+        if marker == START_OF_TILE_PART:
+            tile_parts = first - 4
+        elif marker == SIZE:
             size, components = segment, struct.unpack_from(">H", segment, 34)[0]
-        elif marker == _COD:
+        elif marker == CODING_STYLE:
             halvings = min(halvings, segment[5])
             high_throughput |= bool(segment[8] & 0x40)
-        elif marker == _COC:
+        elif marker == COMPONENT_CODING_STYLE:
             halvings = min(halvings, segment[2 if components < 257 else 3])
         high_throughput |= marker == _CAP
-        position += 2 + length
     right, bottom, left, top = struct.unpack_from(">4I", size, 2)
     depth, step_x, step_y = struct.unpack_from(">3B", size, 36)
     if (step_x, step_y) != (1, 1):
         raise CorruptPixelData("the JPEG 2000 component is subsampled")
     return Codestream(
-        payload=_with_end(payload, position),
+        payload=_with_end(payload, tile_parts),
         coding=Coding.HTJ2K if high_throughput else Coding.JPEG2000,
         rows=bottom - top,
         columns=right - left,
@@ -159,7 +171,7 @@ def _with_end(payload: Buffer, position: int) -> Buffer:
     """The codestream with its end marker; some writers forget it although every tile-part is there."""
     while position + 12 <= len(payload):
         marker, _, _, length = struct.unpack_from(">HHHI", payload, position)
-        if marker != _SOT:
+        if marker != START_OF_TILE_PART:
             break
         if length == 0:  # the last tile-part: up to the end marker
             if b"\xff\xd9" not in bytes(payload[-_TRAILER_BYTES:]):
