@@ -3,9 +3,10 @@
     python -m bench.bit_planes [OUT.json]
 
 Films are the real pictures of the tests and phantoms with findings, enlarged to 7.8 megapixels with grain,
-and the real DICOM films of the demo archive at their own size. Every film is decoded in full, then at reduced
-size with each step; canvases and fp32 logits are compared with those of the reduced decode that keeps every
-plane (`step 1`), and that one with the full decode and with bf16 engines.
+and the real DICOM films of the demo archive at their own size. Every film is decoded in full, then at
+reduced size with each step; canvases and fp32 logits are compared with those of the reduced decode that
+keeps every plane (`step 1`), and that one with the full decode, with bf16 engines and with int8 ones where
+the bundle has them.
 """
 
 from __future__ import annotations
@@ -148,10 +149,13 @@ def measure() -> list[Row]:
             canvases.append(draw(film, picture))
             spent[step].append(milliseconds)
     stacked = {step: np.stack(canvases)[:, None] for step, canvases in drawn.items()}
-    with open_engines(open_verified(None), device="cpu", precision="fp32") as engines:
+    bundle = open_verified(None)
+    with open_engines(bundle, device="cpu", precision="fp32") as engines:
         said = {step: answers(engines, canvases, BATCH) for step, canvases in stacked.items()}
-    with open_engines(open_verified(None), device="cpu", precision="bf16") as engines:
-        rounded = answers(engines, stacked[1], BATCH)
+    rounded: dict[str, Answers] = {}
+    for precision in ("bf16", *(("int8",) if bundle.has_int8 else ())):
+        with open_engines(bundle, device="cpu", precision=precision) as engines:
+            rounded[precision] = answers(engines, stacked[1], BATCH)
 
     def row(name: str, step: int, against: str, other: int | None) -> Row:
         pair = stacked[step], stacked[other]
@@ -161,7 +165,10 @@ def measure() -> list[Row]:
     return [
         row("step 1", 1, "full size", None),
         *(row(f"step {step}", step, "step 1", 1) for step in STEPS[1:]),
-        compare("step 1, bf16", "step 1, fp32", same, rounded, said[1], float(np.mean(spent[1]))),
+        *(
+            compare(f"step 1, {precision}", "step 1, fp32", same, found, said[1], float(np.mean(spent[1])))
+            for precision, found in rounded.items()
+        ),
     ]
 
 

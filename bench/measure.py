@@ -19,6 +19,7 @@ from bench.results import BenchResult, Circumstances, Extent, StepResult, Stream
 from bench.stream import run_stream
 from bench.workbench import Workbench
 from engines.engine import open_engines
+from screener.processors import share_cores
 from screener.run import load_calibration, open_verified
 from screener.settings import RunSettings, available_cores
 from screener.transfer_syntax import name_of
@@ -66,6 +67,7 @@ def measure(request: BenchRequest, on_step: Callable[[str], None]) -> BenchResul
         ScreenerError, BundleError, EngineError: as `screener run`.
     """
     settings, circumstances = request.settings, Circumstances.now()
+    share_cores()
     bundle = open_verified(request.bundle)
     calibration = load_calibration(bundle, None)
     steps: list[StepResult] = []

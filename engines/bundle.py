@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.errors import BundleError
+from engines.int8_ranges import Int8Ranges, parse_ranges
 from engines.manifest import GRAPHS, FileEntry, GraphEntry, Labels, Manifest, parse_manifest
 from engines.onnx_header import read_onnx_header
 from engines.tensor_spec import TensorSpec
@@ -49,7 +50,7 @@ class Bundle:
 
     @property
     def has_int8(self) -> bool:
-        """Whether any graph is also there in int8."""
+        """Whether any graph can be run in int8."""
         return any(graph.int8 for graph in self.manifest.graphs.values())
 
     def graph(self, name: str) -> GraphEntry:
@@ -67,15 +68,21 @@ class Bundle:
 
         Args:
             name: `segmentation` or `classification`.
-            int8: take the quantised graph; of a bundle that quantises only the other one, the float graph.
+            int8: make the Q/DQ graph; of a bundle that quantises only the other one, take the float graph.
 
         Raises:
-            BundleError: the bundle has no quantised graph at all, or the file changed since it was opened.
+            BundleError: the bundle quantises no graph at all, or a file changed since it was opened.
+            EngineError: the bundle's ranges are not this graph's.
         """
         graph = self.graph(name)
         if int8 and not self.has_int8:
-            raise BundleError("the bundle has no int8 graphs; use --precision bf16 or fp32")
-        return _read_verified(self.path, (graph.int8 if int8 else None) or graph.file)
+            raise BundleError("the bundle has no int8 ranges; use --precision bf16 or fp32")
+        model = _read_verified(self.path, graph.file)
+        if not int8 or graph.int8 is None:
+            return model
+        from engines.quantised_graph import quantised_graph  # imports onnx: a fifth of a second
+
+        return quantised_graph(model, parse_ranges(_read_verified(self.path, graph.int8), graph.int8.file))
 
 
 def open_bundle(path: Path, *, canvas_version: str, canvas_side: int) -> Bundle:
@@ -100,9 +107,9 @@ def open_bundle(path: Path, *, canvas_version: str, canvas_side: int) -> Bundle:
     for entry in manifest.files:
         _read_verified(path, entry)
     for graph in manifest.graphs.values():
-        for graph_file in (graph.file, graph.int8):
-            if graph_file:
-                _check_tensors(graph_file.file, _read_verified(path, graph_file), graph)
+        _check_tensors(graph.file.file, _read_verified(path, graph.file), graph)
+        if graph.int8:
+            parse_ranges(_read_verified(path, graph.int8), graph.int8.file)
     identity = model_sha256(*(manifest.graphs[name].file.sha256 for name in GRAPHS))
     calibration = _read_verified(path, manifest.calibration)
     _check_calibration(manifest.calibration.file, calibration, identity)
@@ -124,7 +131,7 @@ def default_bundle() -> Path:
 def model_sha256(segmentation_sha256: str, classification_sha256: str) -> str:
     """Identity of a pair of networks: SHA-256 over the hexadecimal hashes of their float32 graphs.
 
-    Quantised graphs are not part of it: they are judged against these, and share their calibration.
+    Int8 ranges are not part of it: quantised graphs are judged against these, and share their calibration.
     """
     return hashlib.sha256(f"{segmentation_sha256}{classification_sha256}".encode()).hexdigest()
 
@@ -147,8 +154,9 @@ class BundleContents:
     model_card: str
     licences: tuple[str, ...]
     intended_use: str
-    segmentation_int8: bytes | None = None
-    classification_int8: bytes | None = None
+    segmentation_int8: Int8Ranges | None = None
+    """Where the graph may be run in int8."""
+    classification_int8: Int8Ranges | None = None
 
 
 def write_bundle(folder: Path, contents: BundleContents) -> Bundle:
@@ -195,13 +203,13 @@ def pack_bundle(bundle: Bundle, file: Path) -> None:
             archive.writestr(name, _read(bundle.path, name))
 
 
-def _write_graph(folder: Path, name: str, model: bytes, int8: bytes | None) -> GraphEntry:
+def _write_graph(folder: Path, name: str, model: bytes, int8: Int8Ranges | None) -> GraphEntry:
     header = read_onnx_header(model)
     return GraphEntry(
         file=_write(folder, f"{name}.onnx", model),
         inputs=header.inputs,
         outputs=header.outputs,
-        int8=_write(folder, f"{name}.int8.onnx", int8) if int8 is not None else None,
+        int8=_write(folder, f"{name}.int8.json", int8.to_json()) if int8 is not None else None,
     )
 
 

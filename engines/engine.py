@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from engines.tensorrt_plans import OnBuild
 
 Precision = Literal["auto", "fp32", "bf16", "fp16", "int8"]
-"""Arithmetic of the network; `auto` takes the fastest: int8 on a CPU where the bundle has int8 graphs, else
-bf16 where the processor has it; fp16 on a GPU."""
+"""Arithmetic of the network; `auto` takes the fastest: int8 on a CPU that multiplies it exactly where the
+bundle has int8 ranges, else bf16 where the processor has it; fp16 on a GPU."""
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -175,9 +175,9 @@ def _open(
     graph = bundle.graph(graph_name)
     engine: Engine
     if choice.backend == "openvino":
-        from engines.openvino import OpenVinoEngine
+        from engines.openvino import OpenVinoEngine, has_int8_units
 
-        int8 = precision == "int8" or (precision == "auto" and bundle.has_int8)
+        int8 = precision == "int8" or (precision == "auto" and bundle.has_int8 and has_int8_units())
         model = bundle.read_graph(graph_name, int8=int8)
         if int8:
             precision = "int8" if graph.int8 else "auto"

@@ -46,7 +46,7 @@ class GraphEntry:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     int8: FileEntry | None = None
-    """The same network quantised (Q/DQ ONNX with the same inputs and outputs), where it ships."""
+    """Ranges to run it in int8 (`engines.int8_ranges`), where that was found good enough."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """Reads what an ONNX file declares (inputs, outputs) straight from its protobuf bytes, executing nothing.
 
-A bundle is checked before any engine library is asked to open it, and the base install has no `onnx` package.
+A bundle is checked before any library is asked to open it.
 The few protobuf fields needed are read here by number from onnx.proto (the numbers are frozen by protobuf's
 own rules). Tensors stored in other files are found and refused: such a path could point anywhere on the
 reader's machine.

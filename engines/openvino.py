@@ -1,7 +1,7 @@
 """Runs a graph on the CPU with OpenVINO: many asynchronous requests, one image each.
 
 The decision a reader would question is the micro-batch of one image. On cores with matrix units it was as
-fast as any larger one (docs/decisions/openvino.md), needs no padding, keeps the working set in cache, and
+fast as any larger one (docs/decisions/engines-cpu.md), needs no padding, keeps the working set in cache, and
 makes an image's result independent of its neighbours by construction.
 """
 
@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,10 @@ MICRO_BATCH = 1
 """Images per inference request."""
 
 _MATRIX_OPERATORS = ("Convolution", "ConvolutionBackpropData", "GroupConvolution", "MatMul")
+_INT8_UNITS = frozenset({"amx_int8", "avx512_vnni", "avx_vnni"})
+"""Processor flags as Linux names them."""
+_WITHOUT_INT8_UNITS = ("SSE41", "AVX", "AVX2", "AVX512_CORE")
+"""Values of `ONEDNN_MAX_CPU_ISA`, which caps what oneDNN uses."""
 _LAYERS_WITH_ISA = ("Convolution", "Deconvolution", "FullyConnected", "MatMul")
 
 
@@ -151,6 +156,20 @@ def _finish(lane: _Request) -> None:
 def has_bf16() -> bool:
     """Whether the processor computes in bf16 natively."""
     return "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def has_int8_units() -> bool:
+    """Whether the processor multiplies int8 exactly into 32 bits (VNNI, AMX), as far as oneDNN may use it.
+
+    Older ones add pairs of products in 16 bits, which saturate.
+    """
+    if os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in _WITHOUT_INT8_UNITS:
+        return False
+    try:
+        described = Path("/proc/cpuinfo").read_text().split()
+    except OSError:
+        return False
+    return not _INT8_UNITS.isdisjoint(described)
 
 
 def _arithmetics(core: ov.Core, precision: str) -> tuple[tuple[str, str], ...]:

@@ -1,32 +1,32 @@
-"""Quantises a graph's convolutions after training: int8 Q/DQ ONNX for OpenVINO and TensorRT alike.
+"""Measures what a graph's convolutions see, and what quantising each of them costs.
 
-Symmetric, per channel for weights, per tensor for activations, biases and everything else in floating point.
-The decision a reader would question: only the inputs of convolutions are quantised, never their outputs.
-Sums, concatenations and normalisation between them then keep full precision, and one layer can be given back
-to floating point without touching its neighbours.
+Two decisions a reader would question. Ranges are the plain extremes over the calibration images: percentiles
+or entropy would clip the rare bright pixel, and on a radiograph that is the calcified nodule. And the
+convolution that reads the picture stays in floating point: matrix units take channels in blocks, so with one
+or two of them it is slower in int8 than in bf16.
 """
 
 from __future__ import annotations
 
-import logging
-import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from onnx import ModelProto
+from onnx import ModelProto, NodeProto, helper
 
 from engines.errors import EngineError
+from engines.int8_ranges import Int8Ranges
+from engines.onnx_header import read_onnx_header
 from engines.precision import checked, fold_constant_casts, load
-from engines.quantised_graph import check_quantisation
+from engines.quantised_graph import check_quantisation, convolutions, quantised_graph
 from engines.tensor_spec import check_feeds
 
 Arrays = Mapping[str, npt.NDArray[np.float32]]
 
-_OPERATORS = ["Conv", "ConvTranspose"]
+FEWEST_CHANNELS = 4
+"""A convolution of fewer input channels is not quantised."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,134 +39,73 @@ class LayerSensitivity:
     """Root mean square difference of the outputs, each divided by its own standard deviation."""
 
 
-def quantize(model: bytes, feeds: Arrays, *, keep_float: Collection[str] = ()) -> bytes:
-    """Quantise the convolutions of a graph.
+def measure_ranges(model: bytes, feeds: Arrays, *, keep_float: Collection[str] = ()) -> Int8Ranges:
+    """Run calibration images and note the largest magnitude that each convolution's input takes.
 
     Args:
         model: float32 ONNX.
-        feeds: calibration images by input name, (N, ...) each: the activation ranges are their extremes.
-        keep_float: names of convolutions to leave alone.
+        feeds: calibration images by input name, (N, ...) each.
+        keep_float: names of convolutions to leave alone, beside those of fewer than `FEWEST_CHANNELS`.
 
     Returns:
-        ONNX with the same inputs and outputs.
+        Ranges of which `quantised_graph` makes a graph that every engine accepts.
 
     Raises:
-        EngineError: not a valid graph, or images that do not fit it.
+        EngineError: not a valid graph, images that do not fit it, or values that are not finite.
     """
-    import onnxruntime.quantization as ort_quantization
-
-    plain = fold_constant_casts(load(model))
-    _check_calibration(model, feeds)
-    with tempfile.TemporaryDirectory() as folder, _quiet_logging():
-        target = Path(folder) / "quantised.onnx"
-        ort_quantization.quantize_static(
-            plain,
-            target,
-            _reader(feeds),
-            quant_format=ort_quantization.QuantFormat.QDQ,
-            op_types_to_quantize=_OPERATORS,
-            per_channel=True,
-            activation_type=ort_quantization.QuantType.QInt8,
-            weight_type=ort_quantization.QuantType.QInt8,
-            nodes_to_exclude=list(keep_float),
-            calibrate_method=ort_quantization.CalibrationMethod.MinMax,
-            extra_options={
-                "ActivationSymmetric": True,
-                "WeightSymmetric": True,
-                "QuantizeBias": False,  # an int32 bias is what TensorRT refuses
-                "OpTypesToExcludeOutputQuantization": _OPERATORS,
-            },
-        )
-        quantised = load(target.read_bytes())
-    _leave_others_in_float(quantised)
-    content = bytes(checked(quantised).SerializeToString())
-    check_quantisation(content)
-    return content
+    check_feeds(read_onnx_header(model).inputs, feeds)
+    proto = fold_constant_casts(load(model))
+    chosen = [node for node in convolutions(proto.graph) if node.name not in keep_float]
+    sources = {node.name: node.input[0] for node in _wide(chosen, proto)}
+    watched = sorted(set(sources.values()))
+    del proto.graph.output[:]
+    proto.graph.output.extend(helper.make_empty_tensor_value_info(source) for source in watched)
+    session = _session(proto)
+    largest = np.zeros(len(watched))
+    for place in range(len(next(iter(feeds.values())))):
+        values = session.run(None, {name: array[place : place + 1] for name, array in feeds.items()})
+        largest = np.maximum(largest, [np.abs(value).max() for value in values])
+    if not np.isfinite(largest).all():
+        raise EngineError("the calibration images give values that are not finite")
+    by_source = dict(zip(watched, largest.tolist(), strict=True))
+    ranges = Int8Ranges({name: by_source[source] for name, source in sources.items()})
+    quantised = quantised_graph(model, ranges)
+    checked(load(quantised))
+    check_quantisation(quantised)
+    return ranges
 
 
-def sensitivities(model: bytes, quantised: bytes, feeds: Arrays) -> tuple[LayerSensitivity, ...]:
+def sensitivities(model: bytes, ranges: Int8Ranges, feeds: Arrays) -> tuple[LayerSensitivity, ...]:
     """Measure each quantised convolution alone, worst first.
 
     Args:
         model: the float32 graph.
-        quantised: `quantize` of it.
+        ranges: `measure_ranges` of it.
         feeds: a few images; a convolution costs one pass over them.
     """
-    plain = fold_constant_casts(load(model))
-    expected = _outputs(plain, feeds)
-    names = _convolutions(plain)
+    expected = _outputs(fold_constant_casts(load(model)), feeds)
     found = []
-    for name in names:
-        alone = with_float_layers(model, quantised, [other for other in names if other != name])
+    for name in ranges.largest:
+        alone = quantised_graph(model, Int8Ranges({name: ranges.largest[name]}))
         found.append(LayerSensitivity(name, _difference(_outputs(load(alone), feeds), expected)))
     return tuple(sorted(found, key=lambda layer: layer.error, reverse=True))
 
 
-def with_float_layers(model: bytes, quantised: bytes, layers: Collection[str]) -> bytes:
-    """Give some convolutions of a quantised graph back to floating point.
-
-    Args:
-        model: the float32 graph that was quantised.
-        quantised: `quantize` of it.
-        layers: names of convolutions.
-
-    Raises:
-        EngineError: a name that is no convolution of the graph.
-    """
-    plain, proto = fold_constant_casts(load(model)), load(quantised)
-    originals = {node.name: node for node in plain.graph.node if node.op_type in _OPERATORS}
-    unknown = set(layers) - set(originals)
-    if unknown:
-        raise EngineError(f"no convolution is named {', '.join(sorted(unknown))}")
-    stored = {tensor.name: tensor for tensor in plain.graph.initializer}
-    present = {tensor.name for tensor in proto.graph.initializer}
-    for node in proto.graph.node:
-        if node.name in layers:
-            node.input[:] = originals[node.name].input
-            for name in node.input:
-                if name in stored and name not in present:
-                    proto.graph.initializer.append(stored[name])
-                    present.add(name)
-    _drop_unread(proto)
-    return bytes(checked(proto).SerializeToString())
+def _wide(nodes: Iterable[NodeProto], proto: ModelProto) -> list[NodeProto]:
+    """The convolutions with enough input channels to be worth quantising."""
+    shapes = {tensor.name: tensor.dims for tensor in proto.graph.initializer}
+    axis = {"Conv": 1, "ConvTranspose": 0}
+    return [node for node in nodes if shapes[node.input[1]][axis[node.op_type]] >= FEWEST_CHANNELS]
 
 
-def _leave_others_in_float(proto: ModelProto) -> None:
-    """Onnxruntime makes every reader of a tensor read it quantised; only convolutions shall."""
-    producers = {name: node for node in proto.graph.node for name in node.output}
-    for node in proto.graph.node:
-        if node.op_type in (*_OPERATORS, "QuantizeLinear", "DequantizeLinear"):
-            continue
-        for place, name in enumerate(node.input):
-            dequantise = producers.get(name)
-            if dequantise is not None and dequantise.op_type == "DequantizeLinear":
-                node.input[place] = producers[dequantise.input[0]].input[0]
+def _session(proto: ModelProto) -> Any:  # noqa: ANN401 - onnxruntime has no types
+    import onnxruntime
 
-
-def _drop_unread(proto: ModelProto) -> None:
-    """Remove Q/DQ nodes and initialisers that nothing reads any more."""
-    graph = proto.graph
-    outputs = {value.name for value in graph.output}
-    while True:
-        read = {name for node in graph.node for name in node.input} | outputs
-        unread = [node for node in graph.node if not read.intersection(node.output)]
-        if not unread:
-            break
-        for node in unread:
-            graph.node.remove(node)
-    for tensor in [tensor for tensor in graph.initializer if tensor.name not in read]:
-        graph.initializer.remove(tensor)
-
-
-def _convolutions(proto: ModelProto) -> list[str]:
-    return [node.name for node in proto.graph.node if node.op_type in _OPERATORS]
+    return onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
 
 
 def _outputs(proto: ModelProto, feeds: Arrays) -> list[npt.NDArray[np.float32]]:
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
-    return list(session.run(None, dict(feeds)))
+    return list(_session(proto).run(None, dict(feeds)))
 
 
 def _difference(found: list[npt.NDArray[Any]], expected: list[npt.NDArray[Any]]) -> float:
@@ -175,36 +114,3 @@ def _difference(found: list[npt.NDArray[Any]], expected: list[npt.NDArray[Any]])
         for have, want in zip(found, expected, strict=True)
     ]
     return float(np.sqrt(np.mean(errors)))
-
-
-def _check_calibration(model: bytes, feeds: Arrays) -> None:
-    from engines.onnx_header import read_onnx_header
-
-    check_feeds(read_onnx_header(model).inputs, feeds)
-
-
-def _reader(feeds: Arrays) -> Any:  # noqa: ANN401 - onnxruntime has no types
-    from onnxruntime.quantization import CalibrationDataReader
-
-    class OneByOne(CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self._images: Iterator[dict[str, Any]] = (
-                {name: array[place : place + 1] for name, array in feeds.items()}
-                for place in range(len(next(iter(feeds.values()))))
-            )
-
-        def get_next(self) -> dict[str, Any] | None:
-            return next(self._images, None)
-
-    return OneByOne()
-
-
-class _quiet_logging:  # noqa: N801 - a context manager
-    """onnxruntime recommends a preprocessing step on the root logger; these graphs need none."""
-
-    def __enter__(self) -> None:
-        self._level = logging.root.level
-        logging.root.setLevel(logging.ERROR)
-
-    def __exit__(self, *_: object) -> None:
-        logging.root.setLevel(self._level)

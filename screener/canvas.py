@@ -44,7 +44,7 @@ __all__ = [
 
 CANVAS_VERSION = "1"
 """Rises with any change of what a canvas is; a bundle and a campaign are bound to it."""
-DECODE_VERSION = "2"
+DECODE_VERSION = "3"
 """Rises with any change that alters canvases by rounding only; a campaign is bound to it, a bundle is not."""
 
 _PERCENTILES = (0.5, 99.5)

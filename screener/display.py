@@ -23,8 +23,8 @@ _LARGEST_RESCALE = 1e9
 """A larger slope or intercept leaves nothing of 16-bit pixels in float32, or overflows it."""
 
 
-_STEPS_SHOWN = 1024
-"""Coarser steps change a canvas by more than rounding it to the 256 levels that training films have."""
+_STEPS_SHOWN = 512
+"""Twice as fine as the films that the networks were trained on, which have 256 levels."""
 _MOST_PLANES = 7
 
 
@@ -121,7 +121,7 @@ def display_transform(dataset: Dataset, instance: Instance) -> DisplayTransform:
 
 
 def coarsest_step(transform: DisplayTransform) -> int:
-    """How many stored values may fall together unseen: a power of two, at most 1/1024 of the header's window.
+    """How many stored values may fall together unseen: a power of two, at most 1/512 of the header's window.
 
     1 where something else than a straight window decides what is shown.
     """

@@ -25,6 +25,7 @@ from screener.fingerprint import Fingerprint
 from screener.keepsakes import Keepsakes
 from screener.loader import open_loader
 from screener.pipeline import Reader, screen
+from screener.processors import share_cores
 from screener.progress import build_progress, live_progress
 from screener.pseudonyms import load_key
 from screener.records import RunSummary
@@ -57,6 +58,7 @@ def run(request: RunRequest, stop: threading.Event) -> RunSummary:
         ScreenerError, BundleError, EngineError, CalibrationError: nothing is lost; the text says what to do.
     """
     began = datetime.now(UTC)
+    share_cores()
     settings = request.settings
     bundle = open_verified(request.bundle)
     calibration = load_calibration(bundle, request.thresholds)

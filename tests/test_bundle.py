@@ -241,7 +241,7 @@ def test_engines_of_a_bundle_run_one_after_the_other(folder: Path) -> None:
 
 
 def test_int8_needs_a_quantised_graph(folder: Path) -> None:
-    with pytest.raises(BundleError, match="no int8 graphs; use --precision"):
+    with pytest.raises(BundleError, match="no int8 ranges; use --precision"):
         open_engine(opened(folder), "segmentation", device="cpu", precision="int8")
 
 

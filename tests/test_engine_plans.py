@@ -266,7 +266,7 @@ def test_typed_graphs_of_a_bundle(bundle: Bundle) -> None:
     assert typed_graph(bundle, "segmentation", "auto").precision == "fp16"
     with pytest.raises(EngineError, match="no precision fp8; use fp32, fp16, bf16, int8"):
         typed_graph(bundle, "segmentation", "fp8")
-    with pytest.raises(BundleError, match="no int8 graph"):
+    with pytest.raises(BundleError, match="no int8 ranges"):
         typed_graph(bundle, "segmentation", "int8")
 
 

@@ -73,8 +73,8 @@ def test_fast_arithmetic_stays_close_and_flips_no_clear_decision(
     if precision == "bf16" and not has_bf16():
         pytest.skip("this processor has no bf16 instructions")
     if precision == "int8" and not bundle.has_int8:
-        said = any(text in bundle.model_card for text in ("not shipped", "holds no int8 graphs"))
-        assert said, "a bundle without int8 graphs says why"
+        said = any(text in bundle.model_card for text in ("not shipped", "holds no int8 ranges"))
+        assert said, "a bundle without int8 ranges says why"
         return
     _, exact = run(bundle, canvases, "fp32")
     _, rounded = run(bundle, canvases, precision)

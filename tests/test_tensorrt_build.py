@@ -13,10 +13,11 @@ import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
 
-from engines.bundle import default_bundle
+from engines.bundle import default_bundle, open_bundle
 from engines.errors import EngineError
 from engines.precision import to_precision
-from engines.quantize import quantize
+from engines.quantised_graph import quantised_graph
+from engines.quantize import measure_ranges
 from engines.tensorrt_build import (
     BatchProfile,
     BuildProgress,
@@ -24,6 +25,8 @@ from engines.tensorrt_build import (
     layers_after_fusion,
     make_logger,
 )
+from engines.tensorrt_plans import typed_graph
+from screener.canvas import CANVAS_SIDE, CANVAS_VERSION
 from tests.engine_networks import classification_feeds, tiny_pair
 from tests.fake_tensorrt import FakeCudaRuntime, fake_tensorrt
 
@@ -39,7 +42,8 @@ def in_precision(model: bytes, precision: str) -> bytes:
 def quantised(name: str) -> bytes:
     feeds = classification_feeds(4)
     model = getattr(tiny_pair(), name)
-    return quantize(model, {"canvas": feeds["canvas"]} if name == "segmentation" else feeds)
+    ranges = measure_ranges(model, {"canvas": feeds["canvas"]} if name == "segmentation" else feeds)
+    return quantised_graph(model, ranges)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
@@ -55,16 +59,14 @@ def test_builds_int8_with_fp16_between(name: str) -> None:
 
 
 # Between quantised convolutions TensorRT computes in fp16; a float graph is built in every precision.
-SHIPPED = [
-    pytest.param(file, precision, id=f"{file.stem}-{precision}")
-    for file in sorted(default_bundle().glob("*.onnx"))
-    for precision in (("fp16",) if ".int8" in file.name else ("fp32", "fp16", "bf16"))
-]
-
-
-@pytest.mark.parametrize(("file", "precision"), SHIPPED)
-def test_builds_every_shipped_graph(file: Path, precision: str) -> None:
-    assert build_plan(trt, in_precision(file.read_bytes(), precision), BatchProfile()).plan
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8"])
+@pytest.mark.parametrize("name", GRAPHS)
+def test_builds_every_shipped_graph(name: str, precision: str) -> None:
+    bundle = open_bundle(default_bundle(), canvas_version=CANVAS_VERSION, canvas_side=CANVAS_SIDE)
+    if precision == "int8" and bundle.graph(name).int8 is None:
+        assert not bundle.has_int8, "a shipped bundle quantises both graphs or none"
+        return
+    assert build_plan(trt, typed_graph(bundle, name, precision).model, BatchProfile()).plan
 
 
 def test_progress_rises_to_the_end_and_estimates_time_left() -> None:

@@ -114,7 +114,7 @@ def int8(
     films: Annotated[int, typer.Option(help="Training films that give the activation ranges.")] = 48,
     check_only: Annotated[bool, typer.Option(help="Write the result into the card, and no graphs.")] = False,
 ) -> None:
-    """Add int8 graphs to a bundle if they are as good on its test films; the model card gets the result."""
+    """Add int8 ranges to a bundle if int8 is as good on its test films; the model card gets the result."""
     from engines.bundle import open_bundle
     from screener.canvas import CANVAS_SIDE, CANVAS_VERSION
     from training.int8_graphs import Int8Limits, add_int8

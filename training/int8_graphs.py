@@ -1,10 +1,10 @@
-"""A bundle to the same bundle with int8 graphs, if they are as good: ranges, check on unseen films, fallback.
+"""A bundle to the same bundle with int8 ranges, if int8 is as good: ranges, check on unseen films, fallback.
 
 Activation ranges come from films of the training part, the check from films of the test part, end to end on
 each precision's own masks and crops. The decision a reader would question: layers are given back to floating
 point a few at a time, worst first, until the check passes; the search stops after four rounds. If only the
 classification still fails, the segmentation is tried alone and gives layers back in turn, for what it does to
-crops flips decisions too; else the bundle gets no int8 graphs.
+crops flips decisions too; else the bundle gets no int8 ranges.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ import polars as pl
 
 from calibration.model_calibration import Calibration
 from engines.bundle import Bundle, BundleContents, write_bundle
+from engines.int8_ranges import Int8Ranges
 from engines.manifest import GRAPHS
 from engines.openvino import OpenVinoEngine
-from engines.quantised_graph import num_quantised_convolutions
-from engines.quantize import Arrays, quantize, sensitivities, with_float_layers
+from engines.quantised_graph import num_quantised_convolutions, quantised_graph
+from engines.quantize import Arrays, measure_ranges, sensitivities
 from screener.errors import ConfigError
 from training.crops import canvases, read_cohort
 from training.figures import probabilities_of
@@ -33,7 +34,7 @@ _ROUNDS = 4
 _LAYERS_A_ROUND = {"segmentation": 4, "classification": 8}
 _SENSITIVITY_FILMS = 4
 _HEADING = "\n## INT8\n"
-_LEFT_OUT = "The check alone was asked for (`--check-only`): this bundle holds no int8 graphs."
+_LEFT_OUT = "The check alone was asked for (`--check-only`): this bundle holds no int8 ranges."
 
 OnStep = Callable[[str], None]
 """Told what is being done."""
@@ -114,7 +115,7 @@ def add_int8(
     check_only: bool = False,
     on_step: OnStep | None = None,
 ) -> Int8Check:
-    """Quantise a bundle's graphs, check them, and write the bundle with them if they pass.
+    """Quantise a bundle's graphs, check them, and write the bundle with their ranges if they pass.
 
     Args:
         bundle: opened bundle.
@@ -122,7 +123,7 @@ def add_int8(
         out: bundle folder to write; the model card gets the result either way.
         num_films: training films that give the activation ranges.
         limits: what may be lost.
-        check_only: only the model card is rewritten; graphs that pass are left out too.
+        check_only: only the model card is rewritten; ranges that pass are left out too.
         on_step: told what is being done.
 
     Returns:
@@ -139,11 +140,11 @@ def add_int8(
     calibration = Calibration.parse(bundle.calibration, "calibration.json", bundle.model_sha256)
     say("reference")
     search = _Search(plain, feeds, cohorts, calibration, _judged(plain, cohorts), limits or Int8Limits(), say)
-    found, quantised = search.run(GRAPHS)
+    found, ranges = search.run(GRAPHS)
     if set(found.failures(search.limits)) == {"classification"}:
         say("segmentation alone")
-        found, quantised = search.run(("segmentation",))
-    section, kept = found.markdown(search.limits), quantised
+        found, ranges = search.run(("segmentation",))
+    section, kept = found.markdown(search.limits), ranges
     if found.failures(search.limits) or check_only:
         kept = {}
     if check_only:
@@ -164,15 +165,15 @@ class _Search:
     limits: Int8Limits
     say: OnStep
 
-    def run(self, names: Sequence[str]) -> tuple[Int8Check, dict[str, bytes]]:
+    def run(self, names: Sequence[str]) -> tuple[Int8Check, dict[str, Int8Ranges]]:
         """Quantise the named graphs and give layers back until the check passes or the rounds are over.
 
         Flips count as the classification's; where it is not quantised, the segmentation gives way.
         """
-        quantised = {name: quantize(self.plain[name], self.feeds[name]) for name in names}
-        given_back: dict[str, set[str]] = {name: set() for name in names}
+        ranges = {name: measure_ranges(self.plain[name], self.feeds[name]) for name in names}
         for turn in range(_ROUNDS):
             self.say(f"check {turn + 1}")
+            quantised = {name: quantised_graph(self.plain[name], ranges[name]) for name in names}
             graphs = self.plain | quantised
             found = check(self.reference, _judged(graphs, self.cohorts), self.calibration, graphs)
             failed = found.failures(self.limits)
@@ -180,10 +181,9 @@ class _Search:
                 break
             for name in [name for name in names if name in failed] or names:
                 self.say(f"layers of {name} that suffer most")
-                plain, feeds = self.plain[name], self.feeds[name]
-                given_back[name] |= _worst(name, plain, quantised[name], feeds, given_back[name])
-                quantised[name] = with_float_layers(plain, quantised[name], given_back[name])
-        return found, quantised
+                worst = _worst(name, self.plain[name], ranges[name], self.feeds[name])
+                ranges[name] = ranges[name].without(worst)
+        return found, ranges
 
 
 def check(
@@ -254,13 +254,12 @@ def _feeds(graphs: dict[str, bytes], cohorts: Sequence[Path], num_films: int) ->
     return {"segmentation": {"canvas": canvas}, "classification": {"canvas": canvas, **rest}}
 
 
-def _worst(name: str, model: bytes, quantised: bytes, feeds: Arrays, known: set[str]) -> set[str]:
+def _worst(name: str, model: bytes, ranges: Int8Ranges, feeds: Arrays) -> list[str]:
     few = {tensor: array[:_SENSITIVITY_FILMS] for tensor, array in feeds.items()}
-    ranked = [layer.layer for layer in sensitivities(model, quantised, few) if layer.layer not in known]
-    return set(ranked[: _LAYERS_A_ROUND[name]])
+    return [layer.layer for layer in sensitivities(model, ranges, few)[: _LAYERS_A_ROUND[name]]]
 
 
-def _rewrite(bundle: Bundle, out: Path, int8: dict[str, bytes], section: str) -> None:
+def _rewrite(bundle: Bundle, out: Path, int8: dict[str, Int8Ranges], section: str) -> None:
     manifest = bundle.manifest
     card = bundle.model_card.partition(_HEADING)[0]
     contents = BundleContents(
