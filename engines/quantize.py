@@ -1,9 +1,9 @@
 """Measures what a graph's convolutions see, and what quantising each of them costs.
 
 Two decisions a reader would question. Ranges are the plain extremes over the calibration images: percentiles
-or entropy would clip the rare bright pixel, and on a radiograph that is the calcified nodule. And the
-convolution that reads the picture stays in floating point: matrix units take channels in blocks, so with one
-or two of them it is slower in int8 than in bf16.
+or entropy would clip the rare bright pixel, and on a radiograph that is the calcified nodule. And a
+convolution of fewer than four channels, such as the one that reads the picture, stays in floating point:
+matrix units take channels in blocks, and it would be slower in int8 than in bf16.
 """
 
 from __future__ import annotations

@@ -63,11 +63,12 @@ def test_a_data_folder_becomes_a_bundle(tmp_path: Path) -> None:
     recipes.mkdir()
     for name, text in RECIPES.items():
         (recipes / f"{name}.toml").write_text(text)
-    plan = BuildPlan(recipes, CohortSettings(10, 11), CohortSettings(60, 41, real_share=0.7))
+    plan = BuildPlan(recipes, CohortSettings(10, 11), CohortSettings(60, 41, real_share=0.7), int8_films=8)
     build_bundle(data, work, out, plan)
     bundle = open_bundle(out, canvas_version=CANVAS_VERSION, canvas_side=CANVAS_SIDE)
     assert bundle.manifest.name == "small"
     assert "made pictures" in bundle.model_card
+    assert "## INT8" in bundle.model_card
     hosts = pl.read_csv(work / "hosts/films.csv")
     assert hosts.height >= 12, "segmentation learnt lungs well enough to draw into"
     drawn = pl.read_parquet(work / "drawn/cohort.parquet")

@@ -3,8 +3,9 @@
     python -m training.build_bundle --data DIR [--work runs/bundle] [--out engines/bundles/demo]
 
 Phantoms, segmentation in three stages, host films with masks, films with drawn findings, classification in
-two stages, then export, calibration and packing. The decision a reader would question: nothing here has
-settings of its own. Each step runs a recipe, so that what built the bundle can be read in `training/recipes`.
+two stages, then export, calibration and packing, and int8 ranges if int8 is as good. The decision a reader
+would question: nothing here has settings of its own. Each step runs a recipe, so that what built the bundle
+can be read in `training/recipes`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from training.classification_task import ClassificationRecipe
 from training.cohort import build
 from training.cohort_deal import CohortSettings
 from training.host_films import HostSelection, list_hosts
+from training.int8_graphs import add_int8
 from training.packing import PackRecipe, pack
 from training.recipe import load_recipe
 from training.runs import load_segmentation, train_classification, train_segmentation
@@ -47,6 +49,8 @@ class BuildPlan:
     """Pictures with exact lung masks for segmentation."""
     drawn: CohortSettings = field(default_factory=lambda: CohortSettings(7500, 41, real_share=0.83))
     """Films with findings for classification; its list of host films is made on the way."""
+    int8_films: int = 64
+    """Training films that give the activation ranges."""
 
 
 def build_bundle(data: Path, work: Path, out: Path, plan: BuildPlan | None = None) -> None:
@@ -79,7 +83,9 @@ def build_bundle(data: Path, work: Path, out: Path, plan: BuildPlan | None = Non
         )
     _say("bundle")
     packing = replace(load_recipe(plan.recipes / "bundle.toml", PackRecipe), cohorts=(str(drawn),))
-    _say(f"{out}: model {pack(packing, data, work, out).model_sha256[:12]}")
+    packed = pack(packing, data, work, out)
+    add_int8(packed, [drawn], out, num_films=plan.int8_films, on_step=_say)
+    _say(f"{out}: model {packed.model_sha256[:12]}")
 
 
 def _train_segmentation(recipes: Path, data: Path, work: Path, phantoms: Path) -> None:

@@ -112,7 +112,7 @@ def int8(
     bundle: Annotated[Path, typer.Option("--bundle", help="Bundle folder; rewritten with the result.")],
     cohorts: Annotated[str, typer.Option(help="Cohort folders below the data folder, by comma.")],
     films: Annotated[int, typer.Option(help="Training films that give the activation ranges.")] = 48,
-    check_only: Annotated[bool, typer.Option(help="Write the result into the card, and no graphs.")] = False,
+    check_only: Annotated[bool, typer.Option(help="Write the result into the card, and no ranges.")] = False,
 ) -> None:
     """Add int8 ranges to a bundle if int8 is as good on its test films; the model card gets the result."""
     from engines.bundle import open_bundle
