@@ -8,6 +8,7 @@ shared machine: other programs stretch the clock, not the work.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 import time
@@ -17,7 +18,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from engines.int8_ranges import parse_ranges
 from engines.openvino import OpenVinoEngine, has_bf16
+from engines.quantised_graph import quantised_graph
 
 SECONDS = 1.0
 """Of one measurement."""
@@ -36,11 +39,11 @@ class StreamTiming:
 
 
 def measure(
-    model: bytes, name: str, precisions: list[str], micro_batches: list[int], streams: list[int], rounds: int
+    models: dict[str, bytes], name: str, micro_batches: list[int], streams: list[int], rounds: int
 ) -> list[StreamTiming]:
-    """Time every combination; rounds go over all of them in turn."""
-    settings = [(p, b, s) for p in precisions for b in micro_batches for s in streams]
-    engines = [OpenVinoEngine(model, precision=p, micro_batch=b, threads=s) for p, b, s in settings]
+    """Time every combination of a graph by precision; rounds go over all of them in turn."""
+    settings = [(p, b, s) for p in models for b in micro_batches for s in streams]
+    engines = [OpenVinoEngine(models[p], precision=p, micro_batch=b, threads=s) for p, b, s in settings]
     feeds = example_feeds(engines[0], count=16)
     rates: list[list[tuple[float, float]]] = [[] for _ in settings]
     for _ in range(rounds):
@@ -78,21 +81,21 @@ def _rate(engine: OpenVinoEngine, feeds: dict[str, npt.NDArray[np.float32]]) -> 
 def main() -> None:
     """Measure one graph and print a table, or JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("graph", type=Path, help="ONNX file; a Q/DQ graph with --precision int8")
+    parser.add_argument("graph", type=Path, help="ONNX file")
+    parser.add_argument("--ranges", type=Path, help="its int8 ranges, for --precision int8")
     parser.add_argument("--precision", nargs="+", default=["bf16", "fp32"] if has_bf16() else ["fp32"])
     parser.add_argument("--micro-batch", nargs="+", type=int, default=[1, 2, 4, 8])
     parser.add_argument("--streams", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
-    timings = measure(
-        given.graph.read_bytes(),
-        given.graph.name,
-        given.precision,
-        given.micro_batch,
-        given.streams,
-        given.rounds,
-    )
+    model = given.graph.read_bytes()
+    models = dict.fromkeys(given.precision, model)
+    if given.ranges is not None:
+        sha256 = hashlib.sha256(model).hexdigest()
+        ranges = parse_ranges(given.ranges.read_bytes(), given.ranges.name, sha256)
+        models["int8"] = quantised_graph(model, ranges)
+    timings = measure(models, given.graph.name, given.micro_batch, given.streams, given.rounds)
     if given.json:
         sys.stdout.write(json.dumps([asdict(timing) for timing in timings], indent=1) + "\n")
         return

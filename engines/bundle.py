@@ -53,6 +53,12 @@ class Bundle:
         """Whether any graph can be run in int8."""
         return any(graph.int8 for graph in self.manifest.graphs.values())
 
+    @property
+    def int8_sha256(self) -> str:
+        """Identity of the int8 ranges: SHA-256 over their files' hashes; none are there, of nothing."""
+        files = (self.manifest.graphs[name].int8 for name in GRAPHS)
+        return hashlib.sha256("".join(file.sha256 for file in files if file).encode()).hexdigest()
+
     def graph(self, name: str) -> GraphEntry:
         """The manifest's entry of one graph.
 
@@ -80,9 +86,9 @@ class Bundle:
         model = _read_verified(self.path, graph.file)
         if not int8 or graph.int8 is None:
             return model
-        from engines.quantised_graph import quantised_graph  # imports onnx: a fifth of a second
+        from engines.quantised_graph import quantised_graph  # imports onnx, which takes its time
 
-        return quantised_graph(model, parse_ranges(_read_verified(self.path, graph.int8), graph.int8.file))
+        return quantised_graph(model, _read_ranges(self.path, graph, graph.int8))
 
 
 def open_bundle(path: Path, *, canvas_version: str, canvas_side: int) -> Bundle:
@@ -95,7 +101,8 @@ def open_bundle(path: Path, *, canvas_version: str, canvas_side: int) -> Bundle:
 
     Raises:
         BundleError: a missing file, a wrong hash, another canvas, a graph whose tensors differ from the
-            manifest, or an unsafe manifest. The text names the file and what to do.
+            manifest, int8 ranges that are damaged or another graph's, or an unsafe manifest. The text names
+            the file and what to do.
     """
     text = _read(path, MANIFEST)
     manifest = parse_manifest(text)
@@ -109,7 +116,7 @@ def open_bundle(path: Path, *, canvas_version: str, canvas_side: int) -> Bundle:
     for graph in manifest.graphs.values():
         _check_tensors(graph.file.file, _read_verified(path, graph.file), graph)
         if graph.int8:
-            parse_ranges(_read_verified(path, graph.int8), graph.int8.file)
+            _read_ranges(path, graph, graph.int8)
     identity = model_sha256(*(manifest.graphs[name].file.sha256 for name in GRAPHS))
     calibration = _read_verified(path, manifest.calibration)
     _check_calibration(manifest.calibration.file, calibration, identity)
@@ -205,6 +212,7 @@ def pack_bundle(bundle: Bundle, file: Path) -> None:
 
 def _write_graph(folder: Path, name: str, model: bytes, int8: Int8Ranges | None) -> GraphEntry:
     header = read_onnx_header(model)
+    (folder / f"{name}.int8.json").unlink(missing_ok=True)  # of a bundle that was here before
     return GraphEntry(
         file=_write(folder, f"{name}.onnx", model),
         inputs=header.inputs,
@@ -227,6 +235,10 @@ def _read_verified(path: Path, entry: FileEntry) -> bytes:
             "the file is damaged or was changed; copy the bundle again from its source"
         )
     return content
+
+
+def _read_ranges(path: Path, graph: GraphEntry, entry: FileEntry) -> Int8Ranges:
+    return parse_ranges(_read_verified(path, entry), entry.file, graph.file.sha256)
 
 
 def _read(path: Path, name: str) -> bytes:

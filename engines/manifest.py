@@ -122,7 +122,7 @@ def parse_manifest(text: bytes) -> Manifest:
     """
     try:
         root = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BundleError(f"manifest.json is not JSON ({error}); build the bundle again") from error
     if not isinstance(root, dict) or root.get("format") != MANIFEST_FORMAT:
         found = root.get("format") if isinstance(root, dict) else type(root).__name__

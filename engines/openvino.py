@@ -35,8 +35,8 @@ MICRO_BATCH = 1
 _MATRIX_OPERATORS = ("Convolution", "ConvolutionBackpropData", "GroupConvolution", "MatMul")
 _INT8_UNITS = frozenset({"amx_int8", "avx512_vnni", "avx_vnni"})
 """Processor flags as Linux names them."""
-_WITHOUT_INT8_UNITS = ("SSE41", "AVX", "AVX2", "AVX512_CORE")
-"""Values of `ONEDNN_MAX_CPU_ISA`, which caps what oneDNN uses."""
+_CAPS_WITH_INT8_UNITS = ("ALL", "DEFAULT", "AVX512_CORE_", "AVX10")
+"""Beginnings of the caps on what oneDNN uses that leave it such instructions for certain."""
 _LAYERS_WITH_ISA = ("Convolution", "Deconvolution", "FullyConnected", "MatMul")
 
 
@@ -163,7 +163,8 @@ def has_int8_units() -> bool:
 
     Older ones add pairs of products in 16 bits, which saturate.
     """
-    if os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in _WITHOUT_INT8_UNITS:
+    cap = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or "ALL"
+    if not cap.upper().startswith(_CAPS_WITH_INT8_UNITS):
         return False
     try:
         described = Path("/proc/cpuinfo").read_text().split()

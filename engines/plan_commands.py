@@ -152,7 +152,7 @@ def reference_engines(bundle: Bundle) -> Engines:
     """Both float32 graphs of a bundle in plain torch on the CPU, rebuilt from the ONNX files.
 
     Raises:
-        EngineError: torch or onnx is missing, or an operator is not covered.
+        EngineError: torch is missing, or an operator is not covered.
     """
     try:
         from engines.torch_reference import TorchEngine

@@ -91,16 +91,24 @@ def fold_constant_casts(proto: ModelProto) -> ModelProto:
     folded = [
         node
         for node in graph.node
-        if node.op_type == "Cast" and node.input[0] in stored and node.attribute[0].i == TensorProto.FLOAT
+        if node.op_type == "Cast"
+        and node.input[0] in stored
+        and any(each.name == "to" and each.i == TensorProto.FLOAT for each in node.attribute)
     ]
     for node in folded:
         values = numpy_helper.to_array(stored[node.input[0]]).astype(np.float32)
         graph.initializer.append(numpy_helper.from_array(values, node.output[0]))
         graph.node.remove(node)
-    used = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
+    drop_unread_weights(graph)
+    return proto
+
+
+def drop_unread_weights(graph: GraphProto) -> None:
+    """Remove initialisers that no node of a graph without subgraphs reads, in place."""
+    used = {name for node in graph.node for name in node.input}
+    used.update(value.name for value in (*graph.input, *graph.output))
     for tensor in [tensor for tensor in graph.initializer if tensor.name not in used]:
         graph.initializer.remove(tensor)
-    return proto
 
 
 class _Conversion:

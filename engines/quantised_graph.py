@@ -9,6 +9,8 @@ floating point without touching its neighbours.
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 from typing import Any
 
 import numpy as np
@@ -17,12 +19,12 @@ import onnx
 from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
 from engines.errors import EngineError
-from engines.int8_ranges import Int8Ranges
-from engines.precision import fold_constant_casts, load
+from engines.int8_ranges import SMALLEST, Int8Ranges
+from engines.precision import drop_unread_weights, fold_constant_casts, load
 
 _QUANTISERS = ("QuantizeLinear", "DequantizeLinear")
 _LARGEST = 127
-"""Both signs: -128 is left unused, so that levels are symmetric about zero."""
+"""Of weights in both signs, so that their levels are symmetric about zero."""
 _OUTPUT_CHANNEL = {"Conv": 0, "ConvTranspose": 1}
 """Axis of a weight that counts output channels, by operator."""
 
@@ -38,20 +40,37 @@ def quantised_graph(model: bytes, ranges: Int8Ranges) -> bytes:
         Q/DQ ONNX with the same inputs and outputs.
 
     Raises:
-        EngineError: not a valid graph, or ranges of convolutions that it does not have.
+        EngineError: ranges of another graph, convolutions that cannot be told apart, weights that are not
+            finite, or a malformed graph.
     """
-    proto = fold_constant_casts(load(model))
-    graph = proto.graph
-    found = {node.name for node in convolutions(graph)}
-    if missing := set(ranges.largest) - found:
-        raise EngineError(f"the ranges name {min(missing)}, the graph has no such convolution")
-    _Quantisation(graph, ranges).apply()
+    if hashlib.sha256(model).hexdigest() != ranges.graph_sha256:
+        raise EngineError("the int8 ranges were measured on another graph; build the bundle again")
+    try:
+        proto = fold_constant_casts(load(model))
+        if not set(ranges.largest) <= {node.name for node in named_convolutions(proto.graph)}:
+            raise EngineError("the int8 ranges name convolutions that the graph lacks; build it again")
+        _Quantisation(proto.graph, ranges).apply()
+    except (ValueError, KeyError, IndexError, TypeError) as error:
+        found = type(error).__name__
+        raise EngineError(f"the graph cannot be quantised ({found}); use --precision bf16 or fp32") from error
     return bytes(proto.SerializeToString())
 
 
 def convolutions(graph: GraphProto) -> list[NodeProto]:
     """The graph's convolutions, transposed ones included, in the order they run."""
     return [node for node in graph.node if node.op_type in _OUTPUT_CHANNEL]
+
+
+def named_convolutions(graph: GraphProto) -> list[NodeProto]:
+    """The same, if every one has a name of its own.
+
+    Raises:
+        EngineError: they cannot be told apart.
+    """
+    found = convolutions(graph)
+    if len({node.name for node in found} - {""}) < len(found):
+        raise EngineError("the graph's convolutions have no names of their own; export it again")
+    return found
 
 
 class _Quantisation:
@@ -61,9 +80,10 @@ class _Quantisation:
         self._graph = graph
         self._largest = ranges.largest
         self._weights = {tensor.name: tensor for tensor in graph.initializer}
+        self._taken = set(self._weights) | {name for node in graph.node for name in node.output}
         self._nodes: list[NodeProto] = []
-        self._done: dict[str, str] = {}
-        """Dequantised tensors by the name of what they stand for: two readers share one."""
+        self._done: dict[tuple[str, float], str] = {}
+        """Dequantised tensors by what they stand for and their range or axis: readers share one."""
 
     def apply(self) -> None:
         """Put quantisers before each chosen convolution and drop the weights nobody reads any more."""
@@ -75,50 +95,55 @@ class _Quantisation:
         nodes = [NodeProto.FromString(node.SerializeToString()) for node in self._nodes]
         del self._graph.node[:]
         self._graph.node.extend(nodes)
-        read = {name for node in nodes for name in node.input}
-        for tensor in [tensor for tensor in self._graph.initializer if tensor.name not in read]:
-            self._graph.initializer.remove(tensor)
+        if not any(attribute.HasField("g") for node in nodes for attribute in node.attribute):
+            drop_unread_weights(self._graph)
 
     def _activation(self, name: str, largest: float) -> str:
-        if name not in self._done:
-            scale = np.float32(largest / _LARGEST or 1.0)
-            settings = self._settings(name, np.asarray(scale), np.zeros((), np.int8))
-            self._add("QuantizeLinear", [name, *settings], f"{name}_int8")
-            self._done[name] = self._add(
-                "DequantizeLinear", [f"{name}_int8", *settings], f"{name}_dequantised"
-            )
-        return self._done[name]
+        key = name, largest
+        if key not in self._done:
+            scale = np.asarray(largest / _LARGEST, np.float32)
+            settings = self._settings(name, scale, np.zeros((), np.int8))
+            levels = self._add("QuantizeLinear", [name, *settings])
+            self._done[key] = self._add("DequantizeLinear", [levels, *settings])
+        return self._done[key]
 
     def _weight(self, name: str, axis: int) -> str:
-        if name not in self._done:
-            if name not in self._weights:
-                raise EngineError(f"the weight {name} is computed by the graph; export it as a constant")
+        key = name, axis
+        if key not in self._done:
             weight = numpy_helper.to_array(self._weights[name])
             rows = np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1)
             scale = (np.abs(rows).max(axis=1) / _LARGEST).astype(np.float32)
-            scale[scale == 0] = 1
+            if not np.isfinite(scale).all():
+                raise EngineError(f"the weight {name} is not finite; train and export the network again")
+            scale[scale < SMALLEST] = 1
             shape = [-1 if place == axis else 1 for place in range(weight.ndim)]
-            levels = np.rint(weight / scale.reshape(shape)).astype(np.int8)
-            self._store(f"{name}_int8", levels)
+            levels = np.clip(np.rint(weight / scale.reshape(shape)), -_LARGEST, _LARGEST)
             settings = self._settings(name, scale, np.zeros(scale.shape, np.int8))
-            self._done[name] = self._add(
-                "DequantizeLinear", [f"{name}_int8", *settings], f"{name}_dequantised", axis=axis
-            )
-        return self._done[name]
+            stored = self._store(f"{name}_int8", levels.astype(np.int8))
+            self._done[key] = self._add("DequantizeLinear", [stored, *settings], axis=axis)
+        return self._done[key]
 
     def _settings(self, name: str, scale: npt.NDArray[np.float32], zero: npt.NDArray[np.int8]) -> list[str]:
         return [self._store(f"{name}_scale", scale), self._store(f"{name}_zero", zero)]
 
     def _store(self, name: str, values: npt.NDArray[Any]) -> str:
+        name = self._free(name)
         tensor: TensorProto = numpy_helper.from_array(values, name)
         self._graph.initializer.append(tensor)
         return name
 
-    def _add(self, operator: str, inputs: list[str], output: str, axis: int | None = None) -> str:
-        self._nodes.append(
-            helper.make_node(operator, inputs, [output], name=f"{output}_{operator}", axis=axis)
-        )
+    def _add(self, operator: str, inputs: list[str], axis: int | None = None) -> str:
+        output = self._free(f"{inputs[0]}_{operator}")
+        self._nodes.append(helper.make_node(operator, inputs, [output], name=output, axis=axis))
         return output
+
+    def _free(self, name: str) -> str:
+        """`name`, or with a number behind it where the graph has one of that name."""
+        numbered = (f"{name}_{number}" for number in itertools.count(2))
+        while name in self._taken:
+            name = next(numbered)
+        self._taken.add(name)
+        return name
 
 
 def check_quantisation(model: bytes) -> None:

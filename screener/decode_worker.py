@@ -48,7 +48,9 @@ FILM_READ_BYTES = 64 << 20
 """Of a file that is, or may be, a film, at most this much is asked for before it is read."""
 KEPT_BYTES = 256 << 20
 """Freed memory that a decoder process keeps at the end of its heap."""
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+MAPPED_BYTES = 32 << 20
+"""Larger blocks are given back when they are freed; glibc takes no higher limit."""
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 """Parameters of mallopt(3)."""
 ADDRESS_SPACE_BYTES = 6 << 30
 """Backstop: a codec that asks for more gets MemoryError, and the file a typed reason."""
@@ -229,12 +231,12 @@ def quieten() -> None:
 def _keep_freed_memory() -> None:
     """Have glibc's malloc keep what a film needed for the next one.
 
-    It gives large blocks back to the kernel at once, and fresh pages cost a fault and a zeroing each: up to a
-    tenth of the time of a JPEG 2000 film. Other C libraries do as they like.
+    It gives large blocks back to the kernel, and fresh pages cost a fault and a zeroing each. Blocks above
+    `MAPPED_BYTES` still go back: one giant film must not stay. Other C libraries do as they like.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_MMAP_THRESHOLD, MAPPED_BYTES)
         mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES)
 
 

@@ -3,7 +3,7 @@
 Decoding and networks take turns on every core, and each turn begins with the other's data in the cache. The
 decision a reader would question is a system call that Python has no name for: Linux lets an ordinary
 process choose the length of its turns (since 6.12; older kernels take the request and ignore it), and turns
-of 25 ms instead of 3 cost a little less processor time for the same films (docs/decisions/worker-
+of 25 ms instead of a few cost a little less processor time for the same films (docs/decisions/worker-
 processes.md). Priority, and so the share of other programs, is left as it is.
 """
 

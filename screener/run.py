@@ -54,6 +54,8 @@ class RunRequest:
 def run(request: RunRequest, stop: threading.Event) -> RunSummary:
     """Screen what is pending of an archive. Set `stop` to finish the files in hand and end.
 
+    This process keeps one OpenCV thread and long time slices afterwards (`processors.share_cores`).
+
     Raises:
         ScreenerError, BundleError, EngineError, CalibrationError: nothing is lost; the text says what to do.
     """
@@ -138,8 +140,13 @@ def _fingerprint(
         calibration_sha256=hashlib.sha256(bundle.calibration).hexdigest(),
         threshold_set_id=calibration.threshold_set_id,
         canvas_version=f"{CANVAS_VERSION}.{DECODE_VERSION}",
-        settings={**settings.result_settings(), "precision": engines.precision},
+        settings={**settings.result_settings(), "precision": engines.precision, **_int8(bundle, engines)},
     )
+
+
+def _int8(bundle: Bundle, engines: Engines) -> dict[str, str]:
+    """Identity of the ranges where they decide the results."""
+    return {"int8_ranges": bundle.int8_sha256} if "int8" in engines.precision else {}
 
 
 def _screen_pending(

@@ -34,7 +34,7 @@ class RunSettings:
     device: Device = "auto"
     """Where the networks run."""
     precision: Precision = "auto"
-    """*result* Arithmetic of the engine; auto takes bf16 where the processor has it, else fp32."""
+    """*result* Arithmetic of the engine; auto takes int8 where bundle and processor have it, else bf16."""
     batch_size: int = 8
     """Images per engine call."""
     workers: int = 0

@@ -13,6 +13,7 @@ import pytest
 from calibration.model_calibration import Calibration
 from engines.bundle import Bundle, open_bundle
 from engines.engine import open_engines
+from engines.openvino import has_int8_units
 from screener.canvas import CANVAS_SIDE, CANVAS_VERSION
 from screener.errors import ConfigError
 from training.classification_task import ClassificationRecipe
@@ -73,7 +74,7 @@ def test_graphs_that_pass_are_shipped_and_taken_by_default(
 ) -> None:
     found = add_int8(bundle, [data / "films"], tmp_path, num_films=6, limits=ANY)
     for done, convolutions in found.quantised.values():
-        assert done == convolutions - 1 > 0, "all but the one that reads the picture"
+        assert 0 < convolutions - done <= 2 < done, "all but those of fewer than four input channels"
     assert found.num_films == pl.read_parquet(data / "films/cohort.parquet").filter(split="test").height
     opened = open_bundle(tmp_path, canvas_version=CANVAS_VERSION, canvas_side=CANVAS_SIDE)
     assert opened.model_card.count("## INT8") == 1
@@ -84,7 +85,7 @@ def test_graphs_that_pass_are_shipped_and_taken_by_default(
     assert opened.model_sha256 == bundle.model_sha256, "calibration stays bound to the same networks"
     canvas = np.random.default_rng(0).random((2, 1, CANVAS_SIDE, CANVAS_SIDE), np.float32)
     with open_engines(opened, device="cpu") as default, open_engines(bundle, device="cpu") as plain:
-        assert default.precision == "int8"
+        assert default.precision == ("int8" if has_int8_units() else plain.precision)
         assert plain.precision != "int8"
         lungs, expected = (e.segmentation.run({"canvas": canvas})["lungs"] for e in (default, plain))
     assert np.abs(lungs - expected).max() < 0.2
@@ -100,10 +101,10 @@ def test_graphs_that_fail_give_layers_back_and_are_not_shipped(
 ) -> None:
     monkeypatch.setattr("training.int8_graphs._ROUNDS", 2)
     steps: list[str] = []
+    every = add_int8(bundle, [data / "films"], tmp_path / "every", num_films=4, limits=ANY)
     found = add_int8(bundle, [data / "films"], tmp_path, num_films=4, limits=NONE, on_step=steps.append)
     assert "layers of segmentation that suffer most" in steps
-    done, convolutions = found.quantised["segmentation"]
-    assert done < convolutions
+    assert found.quantised["segmentation"][0] == every.quantised["segmentation"][0] - 4
     opened = open_bundle(tmp_path, canvas_version=CANVAS_VERSION, canvas_side=CANVAS_SIDE)
     assert all(graph.int8 is None for graph in opened.manifest.graphs.values())
     assert "not shipped: lung Dice" in opened.model_card
@@ -113,20 +114,22 @@ def test_the_segmentation_alone_is_shipped_where_only_the_classification_fails(
     bundle: Bundle, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("training.int8_graphs._ROUNDS", 2)
+    at_first: list[int] = []
 
     def failures(found: Int8Check, _: Int8Limits) -> dict[str, list[str]]:
-        done, convolutions = found.quantised["segmentation"]
-        is_well = done < convolutions and not found.quantised["classification"][0]
+        done, _convolutions = found.quantised["segmentation"]
+        at_first.append(done)
+        is_well = done < at_first[0] and not found.quantised["classification"][0]
         return {} if is_well else {"classification": ["it flips"]}
 
     monkeypatch.setattr(Int8Check, "failures", failures)
     found = add_int8(bundle, [data / "films"], tmp_path, num_films=4)
     assert found.quantised["classification"][0] == 0
-    assert 0 < found.quantised["segmentation"][0] < found.quantised["segmentation"][1]
+    assert 0 < found.quantised["segmentation"][0] == at_first[0] - 4
     opened = open_bundle(tmp_path, canvas_version=CANVAS_VERSION, canvas_side=CANVAS_SIDE)
     assert opened.graph("segmentation").int8
     assert not opened.graph("classification").int8
-    for precision in ("auto", "int8"):
+    for precision in ("auto", "int8") if has_int8_units() else ("int8",):
         with open_engines(opened, device="cpu", precision=precision) as engines:
             assert engines.segmentation.precision == "int8"
             assert engines.classification.precision in ("bf16", "fp32")

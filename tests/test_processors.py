@@ -34,12 +34,25 @@ from screener.decode_worker import _keep_freed_memory
 if sys.argv[1] == "kept":
     _keep_freed_memory()
 def work():
-    np.ones(48 << 20, np.uint8)  # above every threshold that malloc adapts by itself
+    return np.ones(24 << 20, np.uint8), np.ones(24 << 20, np.uint8), np.ones(24 << 20, np.uint8)
 work()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(4):
     work()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+GIANT = """
+import resource
+import numpy as np
+from pathlib import Path
+from screener.decode_worker import _keep_freed_memory
+_keep_freed_memory()
+giant = np.ones(1 << 30, np.uint8)
+stays = np.ones(2 << 20, np.uint8)
+del giant
+print(next(line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if "VmRSS" in line))
 """
 
 
@@ -67,6 +80,10 @@ def test_a_decoder_process_takes_no_fresh_pages_for_the_next_film() -> None:
         pytest.skip("this C library has no such setting")
     assert int(run(FAULTS, "kept")) < 100
     assert int(run(FAULTS, "given back")) > 10_000
+
+
+def test_one_giant_film_does_not_stay_in_memory() -> None:
+    assert int(run(GIANT)) < 256 << 10
 
 
 @pytest.mark.parametrize("cap", ["AVX2", "avx512_core"])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import hashlib
+from dataclasses import replace
 
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from engines.errors import BundleError, EngineError
 from engines.int8_ranges import Int8Ranges, parse_ranges
@@ -112,33 +114,117 @@ def test_ranges_hold_for_the_images_they_were_measured_on_and_grow_with_them() -
     assert few != ranges()
 
 
+def bound(largest: str, graph: str = "a" * 64) -> bytes:
+    return f'{{"format": "screener-int8-ranges/1", "graph_sha256": "{graph}", "largest": {largest}}}'.encode()
+
+
 def test_ranges_survive_their_file() -> None:
-    assert parse_ranges(ranges().to_json(), "x.int8.json") == ranges()
+    assert parse_ranges(ranges().to_json(), "x.int8.json", ranges().graph_sha256) == ranges()
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
         (b"{", "x.int8.json is not JSON"),
+        (b"[" * 100_000, "x.int8.json is not JSON"),
         (b"[]", "holds no screener-int8-ranges/1 ranges"),
-        (b'{"format": "screener-int8-ranges/1", "largest": {}}', "holds no"),
-        (b'{"format": "screener-int8-ranges/1", "largest": {"a": -1}}', "holds no"),
-        (b'{"format": "screener-int8-ranges/1", "largest": {"a": NaN}}', "holds no"),
-        (b'{"format": "screener-int8-ranges/1", "largest": {"a": true}}', "holds no"),
+        (bound("{}"), "holds no"),
+        (bound('{"a": -1}'), "holds no"),
+        (bound('{"a": 0}'), "holds no"),
+        (bound('{"a": 1e-42}'), "holds no"),
+        (bound('{"a": 1e39}'), "holds no"),
+        (bound('{"a": 1' + 400 * "0" + "}"), "holds no"),
+        (bound('{"a": NaN}'), "holds no"),
+        (bound('{"a": true}'), "holds no"),
+        (bound('{"a": "1"}'), "holds no"),
+        (bound('{"a": 1}', "b" * 64), "was measured on another graph"),
         (b'{"format": "other", "largest": {"a": 1}}', "holds no"),
     ],
 )
 def test_damaged_ranges_are_refused(text: bytes, said: str) -> None:
     with pytest.raises(BundleError, match=said):
-        parse_ranges(text, "x.int8.json")
+        parse_ranges(text, "x.int8.json", "a" * 64)
 
 
-def test_a_convolution_that_sees_only_zeros_is_quantised_all_the_same() -> None:
-    name = next(iter(ranges().largest))
-    silent = Int8Ranges({**ranges().largest, name: 0.0})
-    graph = quantised_graph(tiny_pair().classification, silent)
-    check_quantisation(graph)
-    assert OpenVinoEngine(graph, precision="int8").run(classification_feeds(1))
+def graph_of(nodes: list[onnx.NodeProto], weights: dict[str, np.ndarray]) -> bytes:
+    shape: list[str | int | None] = ["batch", 4, 6, 6]
+    given, answer = (helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("x", "y"))
+    stored = [numpy_helper.from_array(values.astype(np.float32), name) for name, values in weights.items()]
+    graph = helper.make_graph(nodes, "small", [given], [answer], stored)
+    opset = helper.make_opsetid("", 20)
+    return bytes(helper.make_model(graph, opset_imports=[opset], ir_version=10).SerializeToString())
+
+
+def convolution(name: str, inputs: list[str], output: str, operator: str = "Conv") -> onnx.NodeProto:
+    return helper.make_node(operator, inputs, [output], name=name, pads=[1, 1, 1, 1])
+
+
+FEEDS = {"x": np.random.default_rng(3).normal(size=(3, 4, 6, 6)).astype(np.float32)}
+WEIGHT = np.random.default_rng(4).normal(size=(4, 4, 3, 3))
+
+
+def relative_error(model: bytes, quantised: bytes) -> float:
+    expected, found = (
+        TorchEngine.from_onnx(graph, precision="int8").run(FEEDS)["y"] for graph in (model, quantised)
+    )
+    return float(np.abs(found - expected).max() / np.abs(expected).max())
+
+
+def test_shared_weights_and_names_that_are_taken_do_not_mix() -> None:
+    nodes = [
+        convolution("down", ["x", "w"], "hidden"),
+        convolution("up", ["x", "w"], "other", "ConvTranspose"),
+        helper.make_node("Mul", ["other", "w_scale"], ["scaled"], name="scale"),
+        helper.make_node("Add", ["hidden", "scaled"], ["y"], name="sum"),
+    ]
+    model = graph_of(nodes, {"w": WEIGHT * np.arange(1, 5)[:, None, None, None], "w_scale": np.array(0.5)})
+    found = measure_ranges(model, FEEDS)
+    graph = quantised_graph(model, found)
+    onnx.checker.check_model(onnx.load_from_string(graph), full_check=True)
+    assert set(found.largest) == {"down", "up"}
+    assert relative_error(model, graph) < 0.03
+    axes = [
+        attribute.i
+        for node in onnx.load_from_string(graph).graph.node
+        for attribute in node.attribute
+        if node.op_type == "DequantizeLinear"
+    ]
+    assert sorted(axes) == [0, 1]
+    apart = replace(found, largest={**found.largest, "up": 2 * found.largest["up"]})
+    activations = [n for n in onnx.load_from_string(quantised_graph(model, apart)).graph.node
+                   if n.op_type == "QuantizeLinear"]  # fmt: skip
+    assert len(activations) == 2, "layers with ranges of their own do not share a quantiser"
+
+
+@pytest.mark.parametrize(
+    ("nodes", "weights", "said"),
+    [
+        ([convolution("", ["x", "w"], "h"), convolution("", ["h", "w"], "y")], {"w": WEIGHT}, "no names"),
+        ([convolution("a", ["x", "w"], "h"), convolution("a", ["h", "w"], "y")], {"w": WEIGHT}, "no names"),
+        ([convolution("a", ["x", "w"], "y")], {"w": WEIGHT * np.nan}, "not finite"),
+        ([helper.make_node("Relu", ["x"], ["y"])], {}, "no convolution that is worth"),
+    ],
+)
+def test_graphs_that_cannot_be_quantised_say_why(
+    nodes: list[onnx.NodeProto], weights: dict[str, np.ndarray], said: str
+) -> None:
+    with pytest.raises(EngineError, match=said):
+        measure_ranges(graph_of(nodes, weights), FEEDS)
+
+
+def test_malformed_weights_are_a_typed_error() -> None:
+    proto = onnx.load_from_string(graph_of([convolution("a", ["x", "w"], "y")], {"w": WEIGHT}))
+    proto.graph.initializer[0].raw_data = b"short"
+    model = proto.SerializeToString()
+    broken = Int8Ranges(hashlib.sha256(model).hexdigest(), {"a": 1.0})
+    with pytest.raises(EngineError, match="cannot be quantised"):
+        quantised_graph(model, broken)
+
+
+def test_a_layer_that_saw_only_zeros_stays_in_floating_point() -> None:
+    nodes = [convolution("dark", ["x", "none"], "h"), convolution("next", ["h", "w"], "y")]
+    found = measure_ranges(graph_of(nodes, {"none": WEIGHT * 0, "w": WEIGHT}), FEEDS)
+    assert set(found.largest) == {"dark"}, "its own input is the picture, the next one's is zero"
 
 
 def test_tensorrt_accepts_mixed_graphs() -> None:
@@ -152,9 +238,11 @@ def test_wrong_images_layers_and_values_are_named() -> None:
     feeds = classification_feeds(1)
     with pytest.raises(EngineError, match="run was fed canvas"):
         measure_ranges(model, {"canvas": feeds["canvas"]})
-    with pytest.raises(EngineError, match="no convolution is named nothing"):
+    with pytest.raises(EngineError, match="no quantised convolution is named nothing"):
         ranges().without(["nothing"])
-    with pytest.raises(EngineError, match="the ranges name nothing, the graph has no such convolution"):
-        quantised_graph(model, Int8Ranges({"nothing": 1.0}))
+    with pytest.raises(EngineError, match="convolutions that the graph lacks"):
+        quantised_graph(model, replace(ranges(), largest={"nothing": 1.0}))
+    with pytest.raises(EngineError, match="measured on another graph"):
+        quantised_graph(tiny_pair().segmentation, ranges())
     with pytest.raises(EngineError, match="values that are not finite"):
         measure_ranges(model, {**feeds, "canvas": feeds["canvas"] * np.float32(np.nan)})

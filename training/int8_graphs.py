@@ -262,6 +262,7 @@ def _worst(name: str, model: bytes, ranges: Int8Ranges, feeds: Arrays) -> list[s
 def _rewrite(bundle: Bundle, out: Path, int8: dict[str, Int8Ranges], section: str) -> None:
     manifest = bundle.manifest
     card = bundle.model_card.partition(_HEADING)[0]
+    kept = {name: ranges for name, ranges in int8.items() if ranges.largest}
     contents = BundleContents(
         name=manifest.name,
         version=manifest.version,
@@ -275,7 +276,7 @@ def _rewrite(bundle: Bundle, out: Path, int8: dict[str, Int8Ranges], section: st
         model_card=card + section,
         licences=manifest.licences,
         intended_use=manifest.intended_use,
-        segmentation_int8=int8.get("segmentation"),
-        classification_int8=int8.get("classification"),
+        segmentation_int8=kept.get("segmentation"),
+        classification_int8=kept.get("classification"),
     )
     write_bundle(out, contents)

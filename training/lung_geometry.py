@@ -124,7 +124,7 @@ def local_mean(picture: Tensor, side: int) -> Tensor:
     """Mean over a square around each pixel of (N, K, C, C), fewer pixels at the border.
 
     Two products with a band matrix: on matrix units far cheaper than two pooling passes. The constant stands
-    on the right both times: engines have fast kernels for weights there alone.
+    on the right both times, where engines take it for a weight.
     """
     place = torch.arange(picture.shape[-1], device=picture.device)
     near = ((place[:, None] - place).abs() <= side // 2).to(picture.dtype)
