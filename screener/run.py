@@ -1,13 +1,13 @@
 """One run from start to finish: open everything, screen, write the studies and the manifest.
 
-The engines are opened before the campaign because the campaign is bound to the precision that `auto` came to.
+The engines are opened before the campaign because the campaign is bound to the precision that `auto` came to,
+and the loader before both because its decoder processes start while the engines are opened.
 """
 
 from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +23,7 @@ from screener.counters import Counters
 from screener.errors import REASON_STATUS, ConfigError, Reason, Status
 from screener.fingerprint import Fingerprint
 from screener.keepsakes import Keepsakes
-from screener.loader import open_loader
+from screener.loader import Loader, open_loader
 from screener.pipeline import Reader, screen
 from screener.processors import share_cores
 from screener.progress import build_progress, live_progress
@@ -67,6 +67,7 @@ def run(request: RunRequest, stop: threading.Event) -> RunSummary:
     pseudonyms = load_key(request.key_file or default_key_file(), request.campaign)
     fallbacks: list[str] = []
     with (
+        open_loader(request.archive, settings, stop, fallbacks.append) as loader,
         _open_engines(bundle, settings, stop) as engines,
         Campaign.open(
             request.campaign,
@@ -80,7 +81,7 @@ def run(request: RunRequest, stop: threading.Event) -> RunSummary:
             campaign.folder, pseudonyms, save_masks=settings.save_masks, pictures=settings.pictures
         )
         reader = Reader(engines, calibration, keepsakes)
-        summary = _screen_pending(campaign, reader, request, stop, on_fallback=fallbacks.append)
+        summary = _screen_pending(campaign, reader, request, stop, loader)
         build_studies(campaign)
         environment = RunEnvironment(
             started_utc=began,
@@ -154,8 +155,7 @@ def _screen_pending(
     reader: Reader,
     request: RunRequest,
     stop: threading.Event,
-    *,
-    on_fallback: Callable[[str], None],
+    loader: Loader,
 ) -> RunSummary:
     counters = Counters()
     found = counters.count_found(walk(campaign.archive_root))
@@ -163,7 +163,6 @@ def _screen_pending(
     with (
         live_progress(counters, pending, campaign.archive_root),
         campaign.writer() as report,
-        open_loader(campaign.archive_root, request.settings, stop, on_fallback) as loader,
     ):
         screen(pending, loader, reader, report, counters)
     if request.retry_reasons is None and not stop.is_set():
