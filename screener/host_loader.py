@@ -75,7 +75,7 @@ class _Frames:
         """Every slot of a frame is free again."""
         self._ages[frame] = self._next_age
         self._next_age += 1
-        for slot in range(frame * self._batch_size, (frame + 1) * self._batch_size):
+        for slot in self._slots(frame):
             heapq.heappush(self._free, (self._ages[frame], slot))
 
     def take(self) -> int | None:
@@ -100,22 +100,31 @@ class _Frames:
         """Note a drawn canvas; the frame's number when that completes it."""
         self._sources[slot] = source
         frame = slot // self._batch_size
-        slots = range(frame * self._batch_size, (frame + 1) * self._batch_size)
-        return frame if all(each in self._sources for each in slots) else None
+        return frame if all(each in self._sources for each in self._slots(frame)) else None
 
     def batch(self, frame: int) -> Batch:
-        """The frame's canvases as a batch; holes of a last, ragged frame are closed by moving canvases."""
-        first = frame * self._batch_size
-        filled = [slot for slot in range(first, first + self._batch_size) if slot in self._sources]
-        canvas = self._canvases[frame]
-        for position, slot in enumerate(filled):
-            if position != slot - first:
-                canvas[position] = canvas[slot - first]
-        return Batch(tuple(self._sources.pop(slot) for slot in filled), canvas[: len(filled)])
+        """The frame's canvases as a batch; those of a frame that is not full lie at its start."""
+        sources = [self._sources.pop(slot) for slot in self._slots(frame) if slot in self._sources]
+        return Batch(tuple(sources), self._canvases[frame, : len(sources)])
 
-    def ragged(self) -> list[int]:
-        """Frames that hold some canvases, at the end of the archive."""
-        return sorted({slot // self._batch_size for slot in self._sources}, key=self._ages.__getitem__)
+    def close_ranks(self) -> list[int]:
+        """At the end of the archive: move canvases into the holes before them; frames that still hold some.
+
+        Several frames may have holes by then: a file that is rejected late frees a slot for which there is
+        no further file.
+        """
+        held = sorted({slot // self._batch_size for slot in self._sources}, key=self._ages.__getitem__)
+        slots = [slot for frame in held for slot in self._slots(frame)]
+        filled = [slot for slot in slots if slot in self._sources]
+        canvases = self._canvases.reshape(-1, CANVAS_SIDE, CANVAS_SIDE)
+        for hole, slot in zip(slots, filled, strict=False):
+            if hole != slot:
+                canvases[hole] = canvases[slot]
+                self._sources[hole] = self._sources.pop(slot)
+        return held[: -(-len(filled) // self._batch_size)]
+
+    def _slots(self, frame: int) -> range:
+        return range(frame * self._batch_size, (frame + 1) * self._batch_size)
 
 
 class HostLoader:
@@ -221,7 +230,7 @@ class HostLoader:
             for done in self._pool.collect(POLL_S if self._pool.num_waiting else 0):
                 self._receive(done.task, done.outcome)
         with self._lock:
-            frames = self._frames.ragged()
+            frames = self._frames.close_ranks()
         for frame in frames:
             self._emit(frame)
 

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
@@ -155,6 +156,31 @@ def test_frames_never_hand_out_a_slot_twice(endings: list[str], batch_size: int)
         in_frame = [each for each in out if each // batch_size == slot // batch_size]
         assert (frame is not None) == (len(in_frame) == batch_size)
     assert len(out) == len(set(out))
+    frames.close()
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(st.booleans(), min_size=1, max_size=12), st.integers(1, 4), st.randoms(use_true_random=False))
+def test_batches_are_full_except_the_last_however_late_files_are_rejected(
+    is_film: list[bool], batch_size: int, random: Random
+) -> None:
+    frames = _Frames(batch_size)
+    memory: Float32 = np.memmap(f"/proc/self/fd/{frames.descriptor}", np.float32, "r+")
+    canvases = memory.reshape(-1, CANVAS_SIDE * CANVAS_SIDE)
+    taken = [slot for _ in is_film if (slot := frames.take()) is not None]
+    full: list[int] = []
+    for number, slot in random.sample(list(enumerate(taken)), len(taken)):
+        canvases[slot, 0] = number
+        if not is_film[number]:
+            frames.give_back(slot)
+        elif (frame := frames.fill(slot, number)) is not None:  # type: ignore[arg-type] # stands for a source
+            full.append(frame)
+    batches = [frames.batch(frame) for frame in full]
+    batches += [frames.batch(frame) for frame in frames.close_ranks()]
+    assert [len(batch) for batch in batches[:-1]] == [batch_size] * (len(batches) - 1)
+    seen: list[object] = [number for batch in batches for number in batch.sources]
+    assert set(seen) == {number for number, _ in enumerate(taken) if is_film[number]}
+    assert seen == [batch.canvas[row, 0, 0, 0] for batch in batches for row in range(len(batch))]
     frames.close()
 
 
