@@ -27,6 +27,7 @@ from screener.archive import base_folder, walk
 from screener.eligibility import check_eligible
 from screener.errors import ConfigError, DecodeError
 from screener.header import read_header
+from screener.processors import usual_slices
 from screener.settings import RunSettings
 
 PEER_FILES = 40
@@ -60,6 +61,7 @@ def race(request: BenchRequest, names: Sequence[str], on_step: Callable[[str], N
     if unknown:
         known = ", ".join(peer.name for peer in PEERS)
         raise ConfigError(f"--peer {sorted(unknown)[0]}: expected one of {known}")
+    usual_slices()  # what is started here must not inherit this process's; `screener run` asks for its own
     with tempfile.TemporaryDirectory(prefix="screener-race-") as folder:
         networks = Path(folder, "networks")
         trouble = _export_networks(request.bundle or default_bundle(), networks)

@@ -45,6 +45,20 @@ def share_cores() -> bool:
         Whether the kernel took the request for long slices.
     """
     cv2.setNumThreads(1)
+    return _ask_for_slices(SLICE_NS)
+
+
+def usual_slices() -> bool:
+    """Take the system's own slices again, for whatever is started from now on.
+
+    Returns:
+        Whether the kernel took the request.
+    """
+    return _ask_for_slices(0)
+
+
+def _ask_for_slices(nanoseconds: int) -> bool:
+    """Have the calling thread's turns last so long; 0 is the kernel's default."""
     number = _SCHED_SETATTR.get(platform.machine())
     if number is None or os.sched_getscheduler(0) not in (os.SCHED_OTHER, os.SCHED_BATCH):
         return False
@@ -52,7 +66,7 @@ def share_cores() -> bool:
         size=ctypes.sizeof(SchedulingAttributes),
         policy=os.sched_getscheduler(0),
         nice=os.getpriority(os.PRIO_PROCESS, 0),
-        runtime=SLICE_NS,
+        runtime=nanoseconds,
     )
     refused: int = ctypes.CDLL(None).syscall(number, 0, ctypes.byref(wanted), 0)
     return refused == 0

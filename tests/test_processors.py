@@ -16,7 +16,7 @@ from screener.processors import SLICE_NS
 SLICES = """
 import os, threading, cv2
 from pathlib import Path
-from screener.processors import share_cores
+from screener.processors import share_cores, usual_slices
 os.setpriority(os.PRIO_PROCESS, 0, 5)
 taken = share_cores()
 assert cv2.getNumThreads() == 1
@@ -26,6 +26,8 @@ def slice_of_this_thread():
             print(taken, line.split()[-1], os.getpriority(os.PRIO_PROCESS, 0), os.sched_getscheduler(0))
 thread = threading.Thread(target=slice_of_this_thread)
 thread.start(); thread.join()
+usual_slices()
+slice_of_this_thread()
 """
 FAULTS = """
 import resource, sys
@@ -67,12 +69,13 @@ def run(code: str, *arguments: str) -> str:
 def test_threads_inherit_the_long_slice_and_keep_priority_and_policy() -> None:
     if not Path("/proc/self/sched").exists():
         pytest.skip("this kernel does not show its slices")
-    said = run(SLICES).split()
+    said = [line.split() for line in run(SLICES).splitlines()]
     if not said:
         pytest.skip("this kernel has no slices of its own length (before 6.12)")
-    taken, found, nice, policy = said
+    (taken, found, nice, policy), (_, usual, *_) = said
     assert (taken, int(found)) == ("True", SLICE_NS)
     assert (nice, policy) == ("5", str(os.SCHED_OTHER))
+    assert int(usual) < SLICE_NS
 
 
 def test_a_decoder_process_takes_no_fresh_pages_for_the_next_film() -> None:
