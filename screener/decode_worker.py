@@ -52,6 +52,8 @@ MAPPED_BYTES = 32 << 20
 """Larger blocks are given back when they are freed; glibc takes no higher limit."""
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 """Parameters of mallopt(3)."""
+NICENESS = 5
+"""Of a decoder process, above that of the main process: a full batch goes first, and is not interrupted."""
 ADDRESS_SPACE_BYTES = 6 << 30
 """Backstop: a codec that asks for more gets MemoryError, and the file a typed reason."""
 
@@ -211,13 +213,14 @@ def answer_tasks(pipe: Connection, root: str, answer: Callable[[Task, Path], obj
 
 
 def quieten() -> None:
-    """One thread, no share in signals to the whole group, bounded memory that is kept, no voice.
+    """One thread, the engines first, deaf to signals of the group, bounded memory that is kept, no voice.
 
     A terminal or a service manager signals every process at once: the file in hand would count as crashed.
     What a codec says of itself may hold identity, and would spoil what a machine reads from stdout.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    os.nice(NICENESS)
     share_cores()
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE_BYTES, ADDRESS_SPACE_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -22,7 +22,7 @@ from screener.settings import RunSettings
 from screener.transfer_syntax import ENCAPSULATED, SUPPORTED, is_big_endian, name_of
 
 _UNDEFINED_LENGTH = 0xFFFFFFFF
-PIECE_BYTES = 1 << 19
+PIECE_BYTES = 1 << 18
 """Read and hashed at a time: fits into a core's cache."""
 _ITEM = b"\xfe\xff\x00\xe0"
 _SEQUENCE_DELIMITER = b"\xfe\xff\xdd\xe0"

@@ -3,8 +3,8 @@
 Decoding and networks take turns on every core, and each turn begins with the other's data in the cache. The
 decision a reader would question is a system call that Python has no name for: Linux lets an ordinary
 process choose the length of its turns (since 6.12; older kernels take the request and ignore it), and turns
-of 25 ms instead of a few cost a little less processor time for the same films (docs/decisions/worker-
-processes.md). Priority, and so the share of other programs, is left as it is.
+of 100 ms instead of a few cost a little less processor time for the same films (docs/decisions/worker-
+processes.md). Priority is left as it is, but for the decoder processes (`decode_worker`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import platform
 
 import cv2
 
-SLICE_NS = 25_000_000
+SLICE_NS = 100_000_000
 """Turn asked for, in nanoseconds; Linux takes 0.1 to 100 ms."""
 _SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}
 """Number of the system call sched_setattr(2) by machine."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from random import Random
 
 import numpy as np
+import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 from bench.archive_factory import ArchiveRecipe, Syntax, write_archive
 from screener.archive import walk
 from screener.canvas import CANVAS_SIDE
-from screener.decode_worker import load_file
+from screener.decode_worker import NICENESS, load_file
 from screener.errors import Reason
 from screener.host_loader import HostLoader, _Frames
 from screener.records import ArchiveEntry, Batch, Float32, Rejection, Source
@@ -115,6 +116,14 @@ def test_a_decoder_crash_in_the_stream_keeps_study_and_patient(archive: Path, tm
     assert reasons["0000/hang"].reason is Reason.DECODER_TIMEOUT
     assert reasons["0000/segfault"].identity.study_instance_uid
     assert reasons["0000/segfault"].instance is not None
+
+
+def test_decoder_processes_let_the_engines_go_first(archive: Path) -> None:
+    with HostLoader(archive, RunSettings(workers=2), threading.Event()) as loader:
+        loader.wait_ready()
+        nice = [os.getpriority(os.PRIO_PROCESS, child.pid) for child in psutil.Process().children()]
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    assert nice.count(min(own + NICENESS, 19)) == 2
 
 
 def test_an_error_of_the_walk_reaches_the_caller(archive: Path) -> None:
