@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from engines.errors import BundleError, EngineError
 from engines.int8_ranges import Int8Ranges, parse_ranges
-from engines.openvino import OpenVinoEngine
+from engines.openvino import OpenVinoEngine, has_int8_units
 from engines.precision import fold_constant_casts, load
 from engines.quantised_graph import (
     check_quantisation,
@@ -39,6 +39,14 @@ def quantised() -> bytes:
 
 def errors(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> float:
     return max(float(np.abs(found[name] - expected[name]).max()) for name in expected)
+
+
+@pytest.mark.parametrize("cap", ["AVX2", "ALL"])
+def test_int8_says_where_its_sums_may_saturate(cap: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", cap)
+    engine = OpenVinoEngine(quantised(), precision="int8")
+    assert ("saturate" in engine.description) != has_int8_units()
+    assert "saturate" not in OpenVinoEngine(tiny_pair().classification).description
 
 
 def test_openvino_and_torch_compute_the_quantised_graph_close_to_the_float_one() -> None:

@@ -63,9 +63,8 @@ def test_builds_int8_with_fp16_between(name: str) -> None:
 @pytest.mark.parametrize("name", GRAPHS)
 def test_builds_every_shipped_graph(name: str, precision: str) -> None:
     bundle = open_bundle(default_bundle(), canvas_version=CANVAS_VERSION, canvas_side=CANVAS_SIDE)
-    if precision == "int8" and bundle.graph(name).int8 is None:
-        assert not bundle.has_int8, "a shipped bundle quantises both graphs or none"
-        return
+    if precision == "int8" and not bundle.has_int8:
+        pytest.skip("the bundle that ships has no int8 ranges")
     assert build_plan(trt, typed_graph(bundle, name, precision).model, BatchProfile()).plan
 
 
