@@ -103,9 +103,10 @@ def smooth_field(count: int, cells: int, side: int, generator: torch.Generator) 
 
 
 def opacify(picture: Tensor, lungs: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """Draw consolidation, effusion or diffuse nodular shadow into lungs; the masks stay as they are.
+    """Draw consolidation, effusion, a white lung or diffuse nodular shadow; the masks stay as they are.
 
-    A network trained on healthy lungs alone leaves out what is white; the mask must include it.
+    A network trained on healthy lungs alone leaves out what is white; the mask must include it. Up to 4
+    pixels beside a lung change with it.
 
     Args:
         picture: (N, 1, M, M) in [0, 1].
@@ -113,20 +114,44 @@ def opacify(picture: Tensor, lungs: Tensor, share: float, generator: torch.Gener
         share: of pictures that are changed.
         generator: source of every draw.
     """
-    count, _, side, _ = picture.shape
+    each = (picture.shape[0], 1, 1, 1)
     union = lungs.amax(dim=1, keepdim=True)
-    cells = 3 + int(torch.randint(0, 3, (1,), generator=generator))
-    patches = ((smooth_field(count, cells, side, generator) - 0.55) * 6).clamp(0, 1)
-    rows = torch.linspace(0, 1, side)[None, None, :, None]
-    base = ((rows - uniform(generator, (count, 1, 1, 1), 0.45, 0.85)) * 12).clamp(0, 1)
-    nodules = ((smooth_field(count, side // 4, side, generator) - 0.6) * 3).clamp(0, 1)
-    kind = torch.randint(0, 3, (count, 1, 1, 1), generator=generator)
-    shadow = torch.where(kind == 0, patches, torch.where(kind == 1, base, nodules)).to(picture)
-    one_side = torch.randint(0, 3, (count, 1, 1, 1), generator=generator).to(picture.device)
+    kind = torch.randint(0, 4, each, generator=generator).to(picture.device)
+    shadow = torch.where(kind == 1, _effusion(lungs, generator), _patchy(picture, kind, generator))
+    one_side = torch.randint(0, 3, each, generator=generator).to(picture.device)
     where = torch.where(one_side == 0, union, torch.where(one_side == 1, lungs[:, :1], lungs[:, 1:]))
-    chosen = (uniform(generator, (count, 1, 1, 1), 0, 1) < share).to(picture.device)
-    depth = uniform(generator, (count, 1, 1, 1), 0.3, 0.95).to(picture)
+    chosen = (uniform(generator, each, 0, 1) < share).to(picture.device)
+    # Drawn masks end a little inside: an unchanged rim would give the lung's edge away.
+    where = functional.avg_pool2d(
+        functional.max_pool2d(where, 5, stride=1, padding=2), 5, stride=1, padding=2
+    )
+    depth = 1 - 0.7 * uniform(generator, each, 0, 1).square().to(picture)
     # Soft tissue next to the lungs is the brightness that a consolidated lung reaches.
-    tissue = torch.quantile(picture.flatten(1), 0.75, dim=1)[:, None, None, None]
+    soft, hard = (torch.quantile(picture.flatten(1), q, dim=1)[:, None, None, None] for q in (0.75, 0.85))
+    tissue = soft + (hard - soft) * uniform(generator, each, 0, 1).to(picture)
+    tissue = tissue + 0.1 * (smooth_field(each[0], 4, picture.shape[-1], generator).to(picture) - 0.5)
     weight = torch.where(chosen, shadow * where * depth, torch.zeros_like(where))
     return picture + weight * (torch.maximum(tissue, picture) - picture)
+
+
+def _patchy(picture: Tensor, kind: Tensor, generator: torch.Generator) -> Tensor:
+    """(N, 1, M, M) shadow in [0, 1]: fine nodules, a white lung with aerated islands (3), or patches."""
+    count, _, side, _ = picture.shape
+    coarse = smooth_field(count, 3 + int(torch.randint(0, 3, (1,), generator=generator)), side, generator)
+    nodules = ((smooth_field(count, side // 4, side, generator) - 0.6) * 3).clamp(0, 1)
+    patches, white = (((coarse - level) * 6).clamp(0, 1) for level in (0.55, 0.2))
+    return torch.where(kind == 2, nodules.to(picture), torch.where(kind == 3, white, patches).to(picture))
+
+
+def _effusion(lungs: Tensor, generator: torch.Generator) -> Tensor:
+    """(N, 1, M, M) shadow in [0, 1] that fills each lung (N, 2, M, M) from below, higher at one edge."""
+    count, _, side, _ = lungs.shape
+    rows = torch.linspace(0, 1, side).to(lungs)
+    present = lungs.amax(dim=3) > 0
+    top = torch.where(present, rows, 1.0).amin(dim=2)[:, :, None, None]
+    bottom = torch.where(present, rows, 0.0).amax(dim=2)[:, :, None, None]
+    level = top + (bottom - top) * uniform(generator, (count, 2, 1, 1), 0.2, 1.0).to(lungs)
+    tilt = uniform(generator, (count, 2, 1, 1), -0.5, 0.5).to(lungs) * (rows - 0.5)
+    steepness = uniform(generator, (count, 1, 1, 1), 6, 40).to(lungs)
+    filled = ((rows[:, None] - level - tilt) * steepness).clamp(0, 1)
+    return functional.max_pool2d((filled * lungs).amax(dim=1, keepdim=True), 9, stride=1, padding=4)
