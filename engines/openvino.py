@@ -106,7 +106,11 @@ class OpenVinoEngine:
             f"OpenVINO {ov.__version__.partition('-')[0]}, {self.precision} on {processor} "
             f"({_instruction_set(self._compiled)}), {count} streams of {micro_batch}"
             + "".join(f"; refused {refusal}" for refusal in refusals)
-            + ("; no int8 units: sums may saturate" if precision == "int8" and not has_int8_units() else "")
+            + (
+                "; no int8 units found: sums may saturate"
+                if precision == "int8" and not has_int8_units()
+                else ""
+            )
         )
 
     def run(self, feeds: Mapping[str, npt.NDArray[Any]]) -> Arrays:

@@ -53,7 +53,7 @@ MAPPED_BYTES = 32 << 20
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 """Parameters of mallopt(3)."""
 NICENESS = 5
-"""Of a decoder process, above that of the main process: a full batch goes first, and is not interrupted."""
+"""Of a decoder process, above that of the main process: a full batch goes first, and is interrupted less."""
 ADDRESS_SPACE_BYTES = 6 << 30
 """Backstop: a codec that asks for more gets MemoryError, and the file a typed reason."""
 

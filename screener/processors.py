@@ -3,8 +3,8 @@
 Decoding and networks take turns on every core, and each turn begins with the other's data in the cache. The
 decision a reader would question is a system call that Python has no name for: Linux lets an ordinary
 process choose the length of its turns (since 6.12; older kernels take the request and ignore it), and turns
-of 100 ms instead of a few cost a little less processor time for the same films (docs/decisions/worker-
-processes.md). Priority is left as it is, but for the decoder processes (`decode_worker`).
+of 100 ms instead of a few leave each more of its data in the cache (docs/decisions/
+worker-processes.md). Priority is left as it is, but for the decoder processes (`decode_worker`).
 """
 
 from __future__ import annotations

@@ -47,6 +47,7 @@ def masks() -> pl.DataFrame:
             "frontal": [True, True, False],
             "frontal_logit": [3.0, 2.0, -4.0],
             "dice": [0.95, 0.97, None],
+            "dice_opacified": [0.91, 0.93, None],
         }
     )
 
@@ -75,8 +76,10 @@ def test_slices_are_sources_and_halves_of_nuisances() -> None:
 
 
 def test_masks_and_views_have_figures() -> None:
-    (dice,) = segmentation_figures(masks())
-    assert dice.value == pytest.approx(0.96)
+    dice, opacified = segmentation_figures(masks())
+    assert (dice.name, dice.value) == ("lung Dice, nlm128, 2 films", pytest.approx(0.96))
+    assert opacified.name.startswith("lung Dice with drawn opacities")
+    assert opacified.value == pytest.approx(0.92)
     accepted, turned_away = frontal_figures(masks())
     assert accepted.value == turned_away.value == 1
 

@@ -113,6 +113,9 @@ def opacify(picture: Tensor, lungs: Tensor, share: float, generator: torch.Gener
         lungs: (N, 2, M, M) in [0, 1].
         share: of pictures that are changed.
         generator: source of every draw.
+
+    Returns:
+        (N, 1, M, M) in [0, 1].
     """
     each = (picture.shape[0], 1, 1, 1)
     union = lungs.amax(dim=1, keepdim=True)
@@ -122,16 +125,15 @@ def opacify(picture: Tensor, lungs: Tensor, share: float, generator: torch.Gener
     where = torch.where(one_side == 0, union, torch.where(one_side == 1, lungs[:, :1], lungs[:, 1:]))
     chosen = (uniform(generator, each, 0, 1) < share).to(picture.device)
     # Drawn masks end a little inside: an unchanged rim would give the lung's edge away.
-    where = functional.avg_pool2d(
-        functional.max_pool2d(where, 5, stride=1, padding=2), 5, stride=1, padding=2
-    )
+    where = functional.max_pool2d(where, 5, stride=1, padding=2)
+    where = functional.avg_pool2d(where, 5, stride=1, padding=2, count_include_pad=False)
     depth = 1 - 0.7 * uniform(generator, each, 0, 1).square().to(picture)
     # Soft tissue next to the lungs is the brightness that a consolidated lung reaches.
     soft, hard = (torch.quantile(picture.flatten(1), q, dim=1)[:, None, None, None] for q in (0.75, 0.85))
     tissue = soft + (hard - soft) * uniform(generator, each, 0, 1).to(picture)
     tissue = tissue + 0.1 * (smooth_field(each[0], 4, picture.shape[-1], generator).to(picture) - 0.5)
     weight = torch.where(chosen, shadow * where * depth, torch.zeros_like(where))
-    return picture + weight * (torch.maximum(tissue, picture) - picture)
+    return picture + weight * (torch.maximum(tissue.clamp(max=1), picture) - picture)
 
 
 def _patchy(picture: Tensor, kind: Tensor, generator: torch.Generator) -> Tensor:

@@ -149,13 +149,15 @@ def sliced_figures(films: pl.DataFrame, calibration: Calibration) -> dict[str, l
 
 
 def segmentation_figures(held_out: pl.DataFrame) -> list[Figure]:
-    """Mean Dice by source of the held-out films that have masks."""
+    """Mean Dice by source of the held-out films that have masks, as they are and with opacities drawn in."""
     figures = []
     masked = held_out.filter(pl.col("dice").is_not_null() & pl.col("frontal"))
-    for (source,), part in sorted(masked.group_by("source"), key=lambda group: str(group[0][0])):
-        dice, patients = part["dice"].to_numpy(), part["patient"].to_numpy()
-        label = f"lung Dice, {source}, {part.height} films"
-        figures.append(_bootstrap(label, partial(_mean, dice), patients))
+    kinds = {"dice": "lung Dice", "dice_opacified": "lung Dice with drawn opacities"}
+    for column, title in kinds.items():
+        for (source,), part in sorted(masked.group_by("source"), key=lambda group: str(group[0][0])):
+            dice, patients = part[column].to_numpy(), part["patient"].to_numpy()
+            label = f"{title}, {source}, {part.height} films"
+            figures.append(_bootstrap(label, partial(_mean, dice), patients))
     return figures
 
 

@@ -249,6 +249,8 @@ class PooledSegmentation(nn.Module):
 def held_out_dice(network: SegmentationNetwork, films: SegmentationFilms) -> pl.DataFrame:
     """One row a film: Dice of both lungs together and of each, and the frontal log-odds.
 
+    `dice_opacified` is that of both lungs with a shadow drawn in (`opacify`).
+
     Args:
         network: in evaluation mode.
         films: the held-out part.
@@ -260,6 +262,8 @@ def held_out_dice(network: SegmentationNetwork, films: SegmentationFilms) -> pl.
         lung_logits, frontal_logit = network.logits(batch.picture)
         found, truth = lung_logits > 0, batch.lungs > 0.5
         known = bool(films.has_mask[place])
+        opacified = opacify(batch.picture, batch.lungs, 1.0, torch.Generator().manual_seed(place))
+        below = (network.logits(opacified)[0] > 0).amax(dim=1)
         both = dice_coefficient(found.amax(dim=1), truth.amax(dim=1))
         right, left = (dice_coefficient(found[:, lung], truth[:, lung]) for lung in (0, 1))
         rows.append(
@@ -269,6 +273,7 @@ def held_out_dice(network: SegmentationNetwork, films: SegmentationFilms) -> pl.
                 "frontal": bool(films.frontal[place]),
                 "frontal_logit": float(frontal_logit),
                 "dice": float(both) if known else None,
+                "dice_opacified": float(dice_coefficient(below, truth.amax(dim=1))) if known else None,
                 "dice_right": float(right) if known else None,
                 "dice_left": float(left) if known else None,
             }
