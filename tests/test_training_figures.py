@@ -77,7 +77,8 @@ def test_slices_are_sources_and_halves_of_nuisances() -> None:
 
 def test_masks_and_views_have_figures() -> None:
     dice, opacified = segmentation_figures(masks())
-    assert (dice.name, dice.value) == ("lung Dice, nlm128, 2 films", pytest.approx(0.96))
+    assert dice.name == "lung Dice, nlm128, 2 films"
+    assert dice.value == pytest.approx(0.96)
     assert opacified.name.startswith("lung Dice with drawn opacities")
     assert opacified.value == pytest.approx(0.92)
     accepted, turned_away = frontal_figures(masks())
