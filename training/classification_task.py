@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from screener.errors import ConfigError
 from training.augmentation import AffineRange, ToneRange, random_affine, random_tone, warp
 from training.crops import MISSING, CropFilms
 from training.fit import LossTerms
@@ -63,11 +64,17 @@ class ClassificationRecipe:
     """DenseNet-121 weights of torchvision or CheXNet layout to start from."""
     initial_run: str | None = None
     """Run folder below the runs folder whose weights to start from, all heads included."""
+    initial_bundle: str | None = None
+    """Bundle (folder or file) below the runs folder to start from, or `shipped`; instead of `initial_run`."""
     train_side: int | None = None
     """Crops are reduced to this side while training; None trains at the crop's own side."""
     network: ClassificationConfig = field(default_factory=ClassificationConfig)
     loss: LossRecipe = field(default_factory=LossRecipe)
     fit: FitRecipe = field(default_factory=FitRecipe)
+
+    def __post_init__(self) -> None:
+        if self.initial_run is not None and self.initial_bundle is not None:
+            raise ConfigError("initial_run and initial_bundle: a run starts from one of them")
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import polars as pl
 import torch
 
+from training.bundle_start import measure_first, start_at_bundle
 from training.checkpoints import average_of, refuse_seen_patients, segmentation_of, start_from
 from training.classification_task import ClassificationRecipe, ClassificationTask, WeightedClassifier
 from training.crops import CropFilms, concatenate, crop_cohort, read_cohort
@@ -87,7 +88,7 @@ def fit_classifier(
         train: (N,) positions of the training films; every other film counts as held out.
         validation: (M,) positions of the films that choose the best checkpoint.
         data: folder that `initial_weights` is below.
-        runs: folder that `initial_run` is below.
+        runs: folder that `initial_run` and `initial_bundle` are below.
         on_epoch: told each epoch's figures.
         on_step: told each step.
 
@@ -98,13 +99,17 @@ def fit_classifier(
     network = WeightedClassifier(recipe.network)
     if recipe.initial_weights is not None:
         import_backbone(network.classifier.backbone, read_weights(data / recipe.initial_weights))
+    others = films.films[np.setdiff1d(np.arange(len(films)), train)]
     if recipe.initial_run is not None:
-        others = np.setdiff1d(np.arange(len(films)), train)
-        refuse_seen_patients(runs / recipe.initial_run, runs, films.films["subject_id"][others].to_list())
+        refuse_seen_patients(runs / recipe.initial_run, runs, others["subject_id"].to_list())
         start_from(network.classifier, average_of(runs / recipe.initial_run, "classifier."))
+    folded: list[str] = []
+    if recipe.initial_bundle is not None:
+        folded = start_at_bundle(network.classifier, recipe.initial_bundle, runs, others["source"].to_list())
     task = ClassificationTask(
         films, train=train, validation=validation, loss=recipe.loss, train_side=recipe.train_side
     )
+    measure_first(network, [f"classifier.{name}" for name in folded], task, recipe.fit, folder)
     settle_first(network, task, recipe.fit, folder)
     identity = run_identity(recipe, films.films["film_id"][train].to_list())
     trainer = Trainer(

@@ -43,20 +43,25 @@ def fold_normalisation(network: nn.Module) -> None:
 
     The exporter would fold them too, after which the weights would no longer be the rounded ones.
     """
+    for module, first, second in foldable_pairs(network):
+        setattr(module, first, fuse_conv_bn_eval(getattr(module, first), getattr(module, second)))
+        setattr(module, second, nn.Identity())
+
+
+def foldable_pairs(network: nn.Module) -> list[tuple[nn.Module, str, str]]:
+    """The module, and in it the names of the convolution and of the batch normalisation right after it."""
+    pairs: list[tuple[nn.Module, str, str]] = []
     for module in network.modules():
         if isinstance(module, nn.Sequential):
-            names = list(module._modules)
-            for first, second in itertools.pairwise(names):
-                _fold_pair(module, first, second)
+            pairs += [(module, first, second) for first, second in itertools.pairwise(module._modules)]
         elif isinstance(module, DenseLayer):
-            _fold_pair(module, "conv1", "norm2")
-
-
-def _fold_pair(module: nn.Module, first: str, second: str) -> None:
-    convolution, normalisation = getattr(module, first), getattr(module, second)
-    if isinstance(convolution, nn.Conv2d) and isinstance(normalisation, nn.BatchNorm2d):
-        setattr(module, first, fuse_conv_bn_eval(convolution, normalisation))
-        setattr(module, second, nn.Identity())
+            pairs.append((module, "conv1", "norm2"))
+    return [
+        (module, first, second)
+        for module, first, second in pairs
+        if isinstance(getattr(module, first), nn.Conv2d)
+        and isinstance(getattr(module, second), nn.BatchNorm2d)
+    ]
 
 
 def round_weights(network: nn.Module) -> None:

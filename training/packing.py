@@ -9,7 +9,6 @@ and not a campaign's; the card says so, and `screener calibrate` replaces them b
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +30,7 @@ from screener.records import ZONES
 from training.checkpoints import load_classification, load_segmentation, segmentation_bundle
 from training.classification_task import ClassificationRecipe
 from training.crops import canvases, read_cohort
+from training.efforts import efforts
 from training.export import (
     CLASSIFICATION_OUTPUTS,
     SEGMENTATION_OUTPUTS,
@@ -261,7 +261,7 @@ def pack(recipe: PackRecipe, data: Path, runs: Path, out: Path, *, on_films: OnF
             not_used=recipe.not_used,
             failure_modes=recipe.failure_modes,
             network=trained.network,
-            training="\n".join(_efforts(None if bundle else source, recipe.classification, data, runs)),
+            training="\n".join(efforts(None if bundle else source, recipe.classification, data, runs)),
             run=json.loads((run / FACTS).read_text()),
             segmentation_from=None
             if bundle is None
@@ -286,26 +286,3 @@ def pack(recipe: PackRecipe, data: Path, runs: Path, out: Path, *, on_films: OnF
             intended_use=INTENDED_USE,
         ),
     )
-
-
-def _efforts(segmentation: str | None, classification: str, data: Path, runs: Path) -> list[str]:
-    """Epochs and hours of each run, and of the runs that it started from, as Markdown."""
-    lines = [] if segmentation is None else _effort("segmentation", runs / segmentation, data)
-    return [*lines, *_effort("classification", runs / classification, runs)]
-
-
-def _effort(title: str, run: Path, below: Path) -> list[str]:
-    """One line a run, back to the first; `below` holds the runs that it started from."""
-    lines: list[str] = []
-    passed: set[Path] = set()
-    while run not in passed and (run / "metrics.parquet").exists():
-        passed.add(run)
-        metrics = pl.read_parquet(run / "metrics.parquet")
-        minutes = float(metrics["seconds"][-1]) / 60
-        before = " before that" if lines else ""
-        lines.append(f"* {title}{before}: {metrics.height} epochs, {minutes:.0f} minutes.")
-        settings = tomllib.loads((run / RECIPE).read_text(encoding="utf-8"))
-        if settings.get("initial_run") is None:
-            return lines
-        run = below / settings["initial_run"]
-    return [*lines, f"* {title} before that: a run whose figures are not at hand."]
