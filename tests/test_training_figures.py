@@ -140,6 +140,21 @@ def test_the_card_of_real_readings_does_not_speak_of_simulation() -> None:
     assert "Not trained, no labels: zones" in text
 
 
+def test_the_card_of_own_readings_over_a_simulated_start_says_so() -> None:
+    trained_on = {"num_train": 50, "num_simulated": 0, "labels": {"diagnosis": 50, "zones": 0}}
+    start = {"bundle": "demo 5, model 0123", "simulated": True, "licences": [], "model_sha256": "0"}
+    run = {"git_commit": "abc", "versions": {"torch": "2"}, "trained_on": trained_on, "initial_bundle": start}
+    text = card(judged(), run=run)
+    assert "went on from the weights of bundle demo 5, model 0123**, which were trained on simulated" in text
+    assert "## What is simulated" in text
+    assert "Real dust opacities differ" in text
+    assert "Not read in these films, weights of the bundle started from: zones" in text
+    assert "Not trained" not in text
+    real = card(judged(), run=run | {"initial_bundle": start | {"simulated": False}})
+    assert "demo 5" in real
+    assert "imulated" not in real
+
+
 def test_the_card_of_both_kinds_counts_them() -> None:
     drawn = pl.when(pl.col("gamma") < 0.5).then(pl.lit("dust"))
     films = judged().with_columns(film_class=drawn)

@@ -6,6 +6,8 @@ started from, was trained on stands in this run's held-out films. Its figures wo
 
 from __future__ import annotations
 
+import json
+import re
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,8 +23,15 @@ from training.classification_task import ClassificationRecipe
 from training.networks import ClassificationNetwork, SegmentationNetwork
 from training.recipe import load_recipe
 from training.restore import restore_segmentation
-from training.run_record import RECIPE
+from training.run_record import FACTS, RECIPE
 from training.segmentation_task import SegmentationRecipe
+
+_CHESTXRAY14 = re.compile(r"nih_\d+")
+"""Patients of ChestX-ray14 as the index of the shipped bundle's films names them."""
+_LEFT_OUT = {
+    "segmentation": "to take the network of the bundle that ships",
+    "initial_bundle": "to start from random weights, or say `shipped`",
+}
 
 
 def average_of(folder: Path, prefix: str) -> dict[str, torch.Tensor]:
@@ -73,9 +82,36 @@ def refuse_seen_patients(run: Path, below: Path, held_out: Iterable[str]) -> Non
                 f"run {run.name} was trained on {len(seen)} patients that this run holds out for calibration "
                 "or test: start from a run with the same split, or from none"
             )
+        if settings.get("initial_bundle") is not None:
+            facts = json.loads((run / FACTS).read_text(encoding="utf-8"))
+            refuse_patients_of_bundle(facts["initial_bundle"]["model_sha256"], patients)
         if settings.get("initial_run") is None:
             return
         run = below / settings["initial_run"]
+
+
+def refuse_patients_of_bundle(model_sha256: str, held_out: Iterable[str]) -> None:
+    """Refuse the bundle that ships as a start for a run that holds out patients of ChestX-ray14.
+
+    Which of them it was trained on is not recorded. Of other bundles nothing is known; model cards say so.
+
+    Args:
+        model_sha256: of the bundle to start from.
+        held_out: patients of the run's calibration and test parts.
+
+    Raises:
+        ConfigError: some are named like patients of ChestX-ray14; says how many.
+    """
+    seen = sum(_CHESTXRAY14.fullmatch(patient) is not None for patient in set(held_out))
+    if seen and model_sha256 == _opened(default_bundle()).model_sha256:
+        raise ConfigError(
+            f"{seen} patients that this run holds out for calibration or test are of ChestX-ray14, which the "
+            "bundle that ships was trained on: hold out others, or start from other weights"
+        )
+
+
+def _opened(path: Path) -> Bundle:
+    return open_bundle(path, canvas_version=CANVAS_VERSION, canvas_side=CANVAS_SIDE)
 
 
 def load_segmentation(folder: Path) -> SegmentationNetwork:
@@ -94,12 +130,13 @@ def load_classification(folder: Path) -> ClassificationNetwork:
     return network.eval()
 
 
-def segmentation_bundle(name: str | None, runs: Path) -> Bundle | None:
-    """The bundle that a recipe's `segmentation` names; None where it names a run.
+def network_bundle(name: str | None, runs: Path, setting: str = "segmentation") -> Bundle | None:
+    """The bundle that a setting of a recipe names; None where it names a run.
 
     Args:
         name: run folder or bundle (folder or file) below `runs`; None for the bundle that ships.
         runs: folder of the run folders.
+        setting: for the message.
 
     Raises:
         ConfigError: it is neither.
@@ -107,16 +144,16 @@ def segmentation_bundle(name: str | None, runs: Path) -> Bundle | None:
     """
     path = default_bundle() if name is None else runs / name
     if path.is_file() or (path / "manifest.json").exists():
-        return open_bundle(path, canvas_version=CANVAS_VERSION, canvas_side=CANVAS_SIDE)
+        return _opened(path)
     if not (path / "last.pt").exists():
         raise ConfigError(
-            f"segmentation {Path(str(name)).name}: neither a trained run nor a bundle; leave `segmentation` "
-            "out of the recipe to take the network of the bundle that ships"
+            f"{setting} {Path(str(name)).name}: neither a trained run nor a bundle; leave `{setting}` out of "
+            f"the recipe {_LEFT_OUT[setting]}"
         )
     return None
 
 
 def segmentation_of(name: str | None, runs: Path) -> SegmentationNetwork:
-    """The segmentation network that a recipe names, in evaluation mode; see `segmentation_bundle`."""
-    bundle = segmentation_bundle(name, runs)
+    """The segmentation network that a recipe names, in evaluation mode; see `network_bundle`."""
+    bundle = network_bundle(name, runs)
     return load_segmentation(runs / str(name)) if bundle is None else restore_segmentation(bundle)

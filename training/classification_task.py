@@ -37,7 +37,7 @@ class LossRecipe:
     """Terms of the multi-task loss."""
 
     tasks: tuple[str, ...] = TASKS
-    """Heads that are trained; a head left out keeps its random weights."""
+    """Heads that are trained; a head left out keeps the weights that it starts with."""
     diagnosis_weight: float = 1.0
     stage_weight: float = 1.0
     zones_weight: float = 1.0
@@ -65,7 +65,7 @@ class ClassificationRecipe:
     initial_run: str | None = None
     """Run folder below the runs folder whose weights to start from, all heads included."""
     initial_bundle: str | None = None
-    """Bundle (folder or file) below the runs folder to start from, or `shipped`; instead of `initial_run`."""
+    """Bundle (folder or file) below the runs folder to start from, or `shipped`; all heads included."""
     train_side: int | None = None
     """Crops are reduced to this side while training; None trains at the crop's own side."""
     network: ClassificationConfig = field(default_factory=ClassificationConfig)
@@ -73,8 +73,9 @@ class ClassificationRecipe:
     fit: FitRecipe = field(default_factory=FitRecipe)
 
     def __post_init__(self) -> None:
-        if self.initial_run is not None and self.initial_bundle is not None:
-            raise ConfigError("initial_run and initial_bundle: a run starts from one of them")
+        others = (self.initial_run, self.initial_weights)
+        if self.initial_bundle is not None and any(other is not None for other in others):
+            raise ConfigError("initial_bundle beside initial_run or initial_weights: name one of them")
 
 
 @dataclass(frozen=True, slots=True)

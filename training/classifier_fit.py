@@ -15,7 +15,8 @@ import numpy.typing as npt
 import polars as pl
 import torch
 
-from training.bundle_start import measure_first, start_at_bundle
+from engines.bundle import Bundle
+from training.bundle_start import measure_folded, open_start, start_at_bundle
 from training.checkpoints import average_of, refuse_seen_patients, segmentation_of, start_from
 from training.classification_task import ClassificationRecipe, ClassificationTask, WeightedClassifier
 from training.crops import CropFilms, concatenate, crop_cohort, read_cohort
@@ -37,6 +38,22 @@ class FittedClassifier:
     task: ClassificationTask
     """Predicts at the side that was trained at."""
     result: FitResult
+
+
+def start_of(recipe: ClassificationRecipe, data: Path, runs: Path) -> Bundle | None:
+    """The bundle that a recipe starts from, before anything is cropped; None if it names none.
+
+    Raises:
+        ConfigError: as `open_start`, or a cohort that cannot be read.
+        BundleError: a bundle that cannot be used.
+    """
+    if recipe.initial_bundle is None:
+        return None
+    held_out: set[str] = set()
+    for name in recipe.cohorts:
+        films = read_cohort(data / name)
+        held_out |= set(films.filter(pl.col("split") != "train")["subject_id"])
+    return open_start(recipe.initial_bundle, runs, recipe.network, held_out)
 
 
 def crops_of(
@@ -76,6 +93,7 @@ def fit_classifier(
     validation: Int64,
     data: Path,
     runs: Path,
+    start: Bundle | None = None,
     on_epoch: OnEpoch | None = None,
     on_step: OnStep | None = None,
 ) -> FittedClassifier:
@@ -88,7 +106,9 @@ def fit_classifier(
         train: (N,) positions of the training films; every other film counts as held out.
         validation: (M,) positions of the films that choose the best checkpoint.
         data: folder that `initial_weights` is below.
-        runs: folder that `initial_run` and `initial_bundle` are below.
+        runs: folder that `initial_run` is below.
+        start: bundle whose weights a run that has not begun starts from (`start_of`); row 0 of its metrics
+            is what the bundle itself does on the validation films.
         on_epoch: told each epoch's figures.
         on_step: told each step.
 
@@ -99,20 +119,22 @@ def fit_classifier(
     network = WeightedClassifier(recipe.network)
     if recipe.initial_weights is not None:
         import_backbone(network.classifier.backbone, read_weights(data / recipe.initial_weights))
-    others = films.films[np.setdiff1d(np.arange(len(films)), train)]
     if recipe.initial_run is not None:
-        refuse_seen_patients(runs / recipe.initial_run, runs, others["subject_id"].to_list())
+        others = np.setdiff1d(np.arange(len(films)), train)
+        refuse_seen_patients(runs / recipe.initial_run, runs, films.films["subject_id"][others].to_list())
         start_from(network.classifier, average_of(runs / recipe.initial_run, "classifier."))
-    folded: list[str] = []
-    if recipe.initial_bundle is not None:
-        folded = start_at_bundle(network.classifier, recipe.initial_bundle, runs, others["source"].to_list())
+    folded = [] if start is None else start_at_bundle(network.classifier, start)
     task = ClassificationTask(
         films, train=train, validation=validation, loss=recipe.loss, train_side=recipe.train_side
     )
-    measure_first(network, [f"classifier.{name}" for name in folded], task, recipe.fit, folder)
-    settle_first(network, task, recipe.fit, folder)
+    if folded:  # statistics as the bundle had them, else the first step would not start from its network
+        measure_folded(network, [f"classifier.{name}" for name in folded], task, recipe.fit)
+    else:
+        settle_first(network, task, recipe.fit, folder)
     identity = run_identity(recipe, films.films["film_id"][train].to_list())
     trainer = Trainer(
         network, task, recipe.fit, folder, compiled=network.classifier.backbone, identity=identity
     )
+    if folded:
+        trainer.rows.append({"epoch": 0.0, "seconds": 0.0, **task.evaluate(trainer.average)})
     return FittedClassifier(trainer, task, trainer.run(on_epoch, on_step))

@@ -48,6 +48,8 @@ class CurveRecipe:
             raise ConfigError("growths and sides: expected one of each a point")
         if any(side % 32 for side in self.sides):
             raise ConfigError("sides: expected multiples of 32")
+        if self.classification.initial_bundle is not None:
+            raise ConfigError("initial_bundle: a bundle has weights for one width only")
 
 
 def cost_curve(

@@ -38,7 +38,7 @@ def _effort(title: str, run: Path, below: Path) -> list[str]:
         metrics = pl.read_parquet(run / "metrics.parquet")
         minutes = float(metrics["seconds"][-1]) / 60
         before = " before that" if lines else ""
-        lines.append(f"* {title}{before}: {metrics.height} epochs, {minutes:.0f} minutes.")
+        lines.append(f"* {title}{before}: {int(metrics['epoch'][-1])} epochs, {minutes:.0f} minutes.")
         settings = tomllib.loads((run / RECIPE).read_text(encoding="utf-8"))
         if settings.get("initial_bundle") is not None:
             return [*lines, f"* {title} before that: {_bundle(run)}"]
@@ -49,8 +49,8 @@ def _effort(title: str, run: Path, below: Path) -> list[str]:
 
 
 def _bundle(run: Path) -> str:
-    facts = json.loads((run / FACTS).read_text(encoding="utf-8"))
+    facts = json.loads((run / FACTS).read_text(encoding="utf-8"))["initial_bundle"]
     return (
-        f"the weights of bundle {facts['initial_bundle']}. A bundle does not say which patients it was "
+        f"the weights of bundle {facts['bundle']}. A bundle does not say which patients it was "
         "trained on: that none of them is among the films of the figures below is not checked."
     )

@@ -42,8 +42,13 @@ _SOME_DRAWN = """\
 > that this bundle's makers gave. Figures that pool both kinds say nothing about performance on patients.
 """
 _NONE_DRAWN = """\
-> Labels are the readings that this bundle's makers gave; nothing was drawn into any film. The figures below
-> hold for films like theirs and for their readers. {train}.
+> Labels are the readings that this bundle's makers gave; nothing was drawn into their films. The figures
+> below hold for films like theirs and for their readers. {train}.
+"""
+_CONTINUED = """\
+>
+> **The classification went on from the weights of bundle {bundle}**{simulated}. Its model card holds
+> for these weights, too.
 """
 
 _BODY = """
@@ -156,6 +161,14 @@ def model_card(
 
 
 def _origin(judged: pl.DataFrame, run: Mapping[str, Any]) -> str:
+    start = run.get("initial_bundle")
+    if start is None:
+        return _labels(judged, run)
+    simulated = ", which were trained on simulated findings" if start["simulated"] else ""
+    return _labels(judged, run) + _CONTINUED.format(bundle=start["bundle"], simulated=simulated)
+
+
+def _labels(judged: pl.DataFrame, run: Mapping[str, Any]) -> str:
     drawn, trained = num_simulated(judged), run.get("trained_on")
     # Runs from before the record was kept: their judged films are all that is known.
     num_train, drawn_train = (trained["num_train"], trained["num_simulated"]) if trained else (0, 0)
@@ -168,18 +181,23 @@ def _origin(judged: pl.DataFrame, run: Mapping[str, Any]) -> str:
 
 
 def _any_drawn(judged: pl.DataFrame, run: Mapping[str, Any]) -> bool:
-    return bool(num_simulated(judged) or run.get("trained_on", {}).get("num_simulated"))
+    started = run.get("initial_bundle", {}).get("simulated", False)
+    return bool(started or num_simulated(judged) or run.get("trained_on", {}).get("num_simulated"))
 
 
 def _body(judged: pl.DataFrame, facts: CardFacts) -> str:
     labels = facts.run.get("trained_on", {}).get("labels", {})
     untrained = [name for name, count in labels.items() if not count]
     source = facts.segmentation_from
+    start = facts.run.get("initial_bundle")
+    instead = (
+        "not read in these films, weights of the bundle started from" if start else "not trained, no labels"
+    )
     return _BODY.format(
         crop=facts.network.crop_side,
         growth=facts.network.growth,
         taken_over=f" Taken unchanged from bundle {source}; its card has its figures." if source else "",
-        untrained=f" **Not trained, no labels: {', '.join(untrained)}.**" if untrained else "",
+        untrained=f" **{instead.capitalize()}: {', '.join(untrained)}.**" if untrained else "",
         licences="\n".join(f"* {line}" for line in facts.licences) or "No terms were named.",
         not_used=f"\n{facts.not_used}\n" if facts.not_used else "",
         simulated=_DRAWN if _any_drawn(judged, facts.run) else "",

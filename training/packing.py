@@ -27,7 +27,7 @@ from engines.quantised_graph import num_quantised_convolutions
 from screener.canvas import CANVAS_SIDE, CANVAS_VERSION
 from screener.errors import ConfigError
 from screener.records import ZONES
-from training.checkpoints import load_classification, load_segmentation, segmentation_bundle
+from training.checkpoints import load_classification, load_segmentation, network_bundle
 from training.classification_task import ClassificationRecipe
 from training.crops import canvases, read_cohort
 from training.efforts import efforts
@@ -72,7 +72,8 @@ class PackRecipe:
     name: str = "demo"
     version: str = "1"
     licences: tuple[str, ...] = ()
-    """Data sets whose films the weights were trained on, each with its terms."""
+    """Data sets whose films the weights were trained on, each with its terms; those of bundles that a network
+    was taken from or started from are added."""
     not_used: str = ""
     """Data sets that were left out of the weights, as a sentence for the card."""
     failure_modes: tuple[str, ...] = ()
@@ -240,7 +241,7 @@ def pack(recipe: PackRecipe, data: Path, runs: Path, out: Path, *, on_films: OnF
     run = runs / recipe.classification
     trained = load_recipe(run / RECIPE, ClassificationRecipe)
     source = recipe.segmentation or trained.segmentation
-    bundle = segmentation_bundle(source, runs)
+    bundle = network_bundle(source, runs)
     tables = pl.concat([read_cohort(data / name) for name in recipe.cohorts], how="diagonal_relaxed")
     check_labels(tables, tuple(LABELS_OF), ("calibration", "test"), trained=False)
     graphs = export_graphs(bundle or runs / str(source), run)
@@ -251,18 +252,22 @@ def pack(recipe: PackRecipe, data: Path, runs: Path, out: Path, *, on_films: OnF
     judged.write_parquet(run / "judged.parquet")
     calibration = calibrate(judged, graphs.model_sha256)
     calibration.save(run / "calibration.json")
+    facts = json.loads((run / FACTS).read_text(encoding="utf-8"))
+    taken_over = () if bundle is None else bundle.manifest.licences
+    started_from = facts.get("initial_bundle", {}).get("licences", ())
+    licences = tuple(dict.fromkeys((*recipe.licences, *taken_over, *started_from)))
     card = model_card(
         judged,
         calibration,
         CardFacts(
             name=recipe.name,
             intended_use=INTENDED_USE,
-            licences=recipe.licences,
+            licences=licences,
             not_used=recipe.not_used,
             failure_modes=recipe.failure_modes,
             network=trained.network,
             training="\n".join(efforts(None if bundle else source, recipe.classification, data, runs)),
-            run=json.loads((run / FACTS).read_text()),
+            run=facts,
             segmentation_from=None
             if bundle is None
             else f"{bundle.manifest.name} {bundle.manifest.version}, model {bundle.model_sha256[:12]}",
@@ -282,7 +287,7 @@ def pack(recipe: PackRecipe, data: Path, runs: Path, out: Path, *, on_films: OnF
             mask_convention="patient_right_then_left",
             calibration=(run / "calibration.json").read_bytes(),
             model_card=card,
-            licences=recipe.licences,
+            licences=licences,
             intended_use=INTENDED_USE,
         ),
     )

@@ -17,10 +17,10 @@ import polars as pl
 import torch
 
 from screener.errors import ConfigError
-from training.bundle_start import measure_first, start_at_bundle, start_facts
+from training.bundle_start import inherited_start, start_facts
 from training.checkpoints import average_of, load_classification, load_segmentation, refuse_seen_patients
 from training.classification_task import ClassificationRecipe, ClassificationTask, Predictions
-from training.classifier_fit import crops_of, fit_classifier
+from training.classifier_fit import crops_of, fit_classifier, start_of
 from training.crops import CropFilms
 from training.curves import draw_curves
 from training.fit import FitResult, OnEpoch, OnStep, Trainer, settle_first
@@ -94,15 +94,10 @@ def train_segmentation(
         start = data / recipe.initial_run
         refuse_seen_patients(start, data, [*validation.patients, *test.patients])
         network.network.load_state_dict(average_of(start, "network."))
-    folded: list[str] = []
-    if recipe.initial_bundle is not None:
-        held_out = [*validation.sources, *test.sources]
-        folded = start_at_bundle(network.network, recipe.initial_bundle, data, held_out)
-    describe_run(folder, recipe, start_facts(recipe.initial_bundle, data))
+    describe_run(folder, recipe)
     names = [f"{i:05d}_{source}" for i, source in enumerate(everything.sources)]
     write_split(folder / "split.csv", names, list(everything.patients), list(parts))
     task = SegmentationTask(train, validation, recipe.augmentation)
-    measure_first(network, [f"network.{name}" for name in folded], task, recipe.fit, folder)
     settle_first(network, task, recipe.fit, folder)
     shown = [f"{source}/{patient}" for source, patient in zip(train.sources, train.patients, strict=True)]
     identity = run_identity(recipe, shown)
@@ -143,9 +138,12 @@ def train_classification(
     Raises:
         ConfigError: a cohort or run that cannot be used, or the folder holds another run.
     """
+    begun = (folder / "last.pt").exists()
+    start = None if begun else start_of(recipe, data, runs)
     films = crops_of(recipe, data, runs, folder.parent / "crops")
     train, validation = films.part("train"), films.part("calibration")
-    describe_run(folder, recipe, cohort_facts(films.films) | start_facts(recipe.initial_bundle, runs))
+    began = start_facts(start) if start else inherited_start(recipe.initial_run, runs)
+    describe_run(folder, recipe, cohort_facts(films.films) | began)
     names, subjects, parts = (films.films[name].to_list() for name in ("film_id", "subject_id", "split"))
     write_split(folder / "split.csv", names, subjects, parts)
     fitted = fit_classifier(
@@ -156,6 +154,7 @@ def train_classification(
         validation=validation,
         data=data,
         runs=runs,
+        start=start,
         on_epoch=on_epoch,
         on_step=on_step,
     )

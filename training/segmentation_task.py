@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from screener.errors import ConfigError
 from training.augmentation import (
     AffineRange,
     ToneRange,
@@ -79,15 +78,9 @@ class SegmentationRecipe:
     """One in so many of the cohorts' pictures is used."""
     initial_run: str | None = None
     """Run folder below the data folder whose weights to start from."""
-    initial_bundle: str | None = None
-    """Bundle (folder or file) below the data folder to start from, or `shipped`; instead of `initial_run`."""
     network: SegmentationConfig = field(default_factory=SegmentationConfig)
     augmentation: SegmentationAugmentation = field(default_factory=SegmentationAugmentation)
     fit: FitRecipe = field(default_factory=FitRecipe)
-
-    def __post_init__(self) -> None:
-        if self.initial_run is not None and self.initial_bundle is not None:
-            raise ConfigError("initial_run and initial_bundle: a run starts from one of them")
 
 
 @dataclass(frozen=True, slots=True)

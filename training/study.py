@@ -66,6 +66,8 @@ class StudyRecipe:
     def __post_init__(self) -> None:
         if self.repeats < 2:
             raise ConfigError(f"repeats {self.repeats}: a comparison needs at least 2")
+        if self.classification.initial_bundle is not None:
+            raise ConfigError("initial_bundle: single-task training from multi-task weights is no comparison")
 
 
 @dataclass(frozen=True, slots=True)
