@@ -175,6 +175,20 @@ def test_hosts_without_plausible_lungs_are_left_out(data: Path, runs: Path, tmp_
         list_hosts(index, network, tmp_path, HostSelection(prefixes=("none",)))
 
 
+def test_the_source_of_a_host_is_its_data_set_not_where_the_copy_came_from(
+    data: Path, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lungs = np.zeros((160, 160), np.uint8)
+    lungs[30:120, 20:70], lungs[30:115, 90:140] = 1, 2
+    monkeypatch.setattr("training.host_films.segment_grey", lambda *_: lungs)
+    header = "file,view,orientation,licence,patient_group,age,findings,source"
+    for more, cell, wanted in (("", "", "made"), (",data_set", ",dust", "dust")):
+        index = data / "sources.csv"
+        index.write_text(f"{header}{more}\nmade_0.png,PA,upright,free,p0,40,,someone/copies{cell}\n")
+        list_hosts(index, load_segmentation(runs / "segmentation"), tmp_path, HostSelection(prefixes=()))
+        assert pl.read_csv(tmp_path / "films.csv")["source"].to_list() == [wanted]
+
+
 def test_a_hospital_trains_on_its_own_films_without_a_segmentation_of_its_own(
     data: Path, tmp_path: Path
 ) -> None:

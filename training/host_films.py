@@ -132,8 +132,8 @@ def list_hosts(
 
     Args:
         index: label index (CSV): file, view, orientation, licence, patient_group, age, findings, and perhaps
-            `source`; without it a film's source is what its name begins with. Ages are years, or carry a unit
-            as in DICOM (`058Y`, `006M`).
+            `data_set`; without it a film's source is what its name begins with. Ages are years, or carry a
+            unit as in DICOM (`058Y`, `006M`).
         network: segmentation network in evaluation mode.
         out: folder to write.
         selection: which rows.
@@ -171,7 +171,7 @@ def list_hosts(
                 "image": str((index.parent / path).resolve()),
                 "mask": str(mask.relative_to(out)),
                 "subject_id": film["patient_group"],
-                "source": film.get("source") or _SOURCES.get(prefix, prefix),
+                "source": film.get("data_set") or _SOURCES.get(prefix, prefix),
                 "findings": film["findings"] or "",
                 "licence": film["licence"] or "",
             }
