@@ -1,6 +1,7 @@
 """Every proof that needs a GPU, in one go of at most ten minutes: a short table and a JSON file.
 
     python -m bench.gpu_check OUT.json [--commit COMMIT]
+    python -m bench.gpu_check OUT.json --only goals,networks,allowance
     python -m bench.gpu_check OUT.json --rehearse
 
 Needs the extra `gpu` (and `tensorrt` where there is one), torch and onnx; the bundle and the real films are
@@ -213,7 +214,12 @@ def main(arguments: list[str] | None = None, sections: Sequence[Section] = SECTI
     parser.add_argument("out", type=Path, help="JSON file to write")
     parser.add_argument("--commit", help="of this tree, where it came without its .git")
     parser.add_argument("--rehearse", action="store_true", help="run on the processor; measures nothing")
+    parser.add_argument("--only", help="sections to run, comma-separated, where the lease is short")
     request = parser.parse_args(arguments)
+    chosen = request.only.split(",") if request.only else [section.name for section in sections]
+    if unknown := set(chosen) - {section.name for section in sections}:
+        parser.error(f"--only: no section {', '.join(sorted(unknown))}")
+    sections = [section for section in sections if section.name in chosen]
     gpu = None
     if not request.rehearse:
         try:

@@ -1,8 +1,9 @@
 """Batches of pictures and masks to randomly changed ones, on whatever device they are on.
 
-Every draw comes from the generator that is passed in, so that a resumed run repeats exactly. The decision a
-reader would question: pictures are never mirrored, because right and left lung are different outputs, the
-heart is on one side, and a mirrored film is a real fault that must not look normal.
+Every draw comes from the generator that is passed in, on the generator's own device, so that a resumed run
+repeats exactly. The decision a reader would question: pictures of the segmentation are never mirrored,
+because right and left lung are different outputs, the heart is on one side, and a mirrored film is a real
+fault that must not look normal. The classifier, which never judges that, may see mirrored crops (`mirror`).
 
 Shape letters: N images, K channels, M side.
 """
@@ -55,7 +56,12 @@ def scaled(ranges: Ranges, strength: float) -> Ranges:
 
 def uniform(generator: torch.Generator, shape: tuple[int, ...], low: float, high: float) -> Tensor:
     """Uniform numbers in [low, high)."""
-    return low + (high - low) * torch.rand(shape, generator=generator)
+    return low + (high - low) * torch.rand(shape, generator=generator, device=generator.device)
+
+
+def whole_number(generator: torch.Generator, below: int) -> int:
+    """One of 0 to `below` - 1, each as likely."""
+    return int(torch.randint(0, below, (1,), generator=generator, device=generator.device))
 
 
 def random_affine(count: int, ranges: AffineRange, generator: torch.Generator) -> Tensor:
@@ -77,6 +83,18 @@ def warp(picture: Tensor, matrices: Tensor) -> Tensor:
     return functional.grid_sample(picture, grid, padding_mode="zeros", align_corners=False)
 
 
+def mirror(picture: Tensor, chosen: Tensor, *, sides: bool = False) -> Tensor:
+    """Mirror some pictures left to right.
+
+    Args:
+        picture: (N, K, M, M).
+        chosen: bool (N,).
+        sides: exchange the two channels as well: they belong to a right and a left lung.
+    """
+    mirrored = picture.flip((1, 3)) if sides else picture.flip(3)
+    return torch.where(chosen.to(picture.device)[:, None, None, None], mirrored, picture)
+
+
 def random_tone(picture: Tensor, ranges: ToneRange, generator: torch.Generator) -> Tensor:
     """Gamma, contrast, brightness, blur or sharpening, grain; (N, 1, M, M) in [0, 1] to the same."""
     count = picture.shape[0]
@@ -91,14 +109,14 @@ def random_tone(picture: Tensor, ranges: ToneRange, generator: torch.Generator) 
     strength = torch.where(uniform(generator, each, 0, 1) < ranges.blur_share, strength, 0.0).to(picture)
     changed = changed + strength * (changed - functional.avg_pool2d(changed, 3, stride=1, padding=1))
     amount = (uniform(generator, each, 0, 1) ** 2 * ranges.noise_sd).to(picture)
-    grain = torch.randn(picture.shape, generator=generator).to(picture)
+    grain = torch.randn(picture.shape, generator=generator, device=generator.device).to(picture)
     outside = picture == 0
     return torch.where(outside, picture, (changed + amount * grain).clamp(0, 1))
 
 
 def smooth_field(count: int, cells: int, side: int, generator: torch.Generator) -> Tensor:
     """(N, 1, side, side) random field in about [0, 1], varying over `side / cells` pixels."""
-    coarse = torch.rand((count, 1, cells, cells), generator=generator)
+    coarse = torch.rand((count, 1, cells, cells), generator=generator, device=generator.device)
     return functional.interpolate(coarse, size=(side, side), mode="bicubic", align_corners=False).clamp(0, 1)
 
 
@@ -119,9 +137,9 @@ def opacify(picture: Tensor, lungs: Tensor, share: float, generator: torch.Gener
     """
     each = (picture.shape[0], 1, 1, 1)
     union = lungs.amax(dim=1, keepdim=True)
-    kind = torch.randint(0, 4, each, generator=generator).to(picture.device)
+    kind = torch.randint(0, 4, each, generator=generator, device=generator.device).to(picture.device)
     shadow = torch.where(kind == 1, _effusion(lungs, generator), _patchy(picture, kind, generator))
-    one_side = torch.randint(0, 3, each, generator=generator).to(picture.device)
+    one_side = torch.randint(0, 3, each, generator=generator, device=generator.device).to(picture.device)
     where = torch.where(one_side == 0, union, torch.where(one_side == 1, lungs[:, :1], lungs[:, 1:]))
     chosen = (uniform(generator, each, 0, 1) < share).to(picture.device)
     # Drawn masks end a little inside: an unchanged rim would give the lung's edge away.
@@ -139,7 +157,7 @@ def opacify(picture: Tensor, lungs: Tensor, share: float, generator: torch.Gener
 def _patchy(picture: Tensor, kind: Tensor, generator: torch.Generator) -> Tensor:
     """(N, 1, M, M) shadow in [0, 1]: fine nodules, a white lung with aerated islands (3), or patches."""
     count, _, side, _ = picture.shape
-    coarse = smooth_field(count, 3 + int(torch.randint(0, 3, (1,), generator=generator)), side, generator)
+    coarse = smooth_field(count, 3 + whole_number(generator, 3), side, generator)
     nodules = ((smooth_field(count, side // 4, side, generator) - 0.6) * 3).clamp(0, 1)
     patches, white = (((coarse - level) * 6).clamp(0, 1) for level in (0.55, 0.2))
     return torch.where(kind == 2, nodules.to(picture), torch.where(kind == 3, white, patches).to(picture))

@@ -19,7 +19,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from screener.errors import ConfigError
-from training.augmentation import AffineRange, ToneRange, random_affine, random_tone, warp
+from training.augmentation import (
+    AffineRange,
+    ToneRange,
+    mirror,
+    random_affine,
+    random_tone,
+    scaled,
+    uniform,
+    warp,
+)
+from training.crop_store import CropStore
 from training.crops import MISSING, CropFilms
 from training.fit import LossTerms
 from training.networks import ClassificationConfig, LungClassifier
@@ -52,6 +62,17 @@ class LossRecipe:
 
 
 @dataclass(frozen=True, slots=True)
+class CropAugmentation:
+    """How training crops are changed beyond tone and grain."""
+
+    mirrored: float = 0.0
+    """Share of films that are shown mirrored, with the labels of right and left zones exchanged: other ribs
+    and vessels for the same findings, where films are few."""
+    moves: float = 1.0
+    """Rotation, scale, aspect, shear and shift, as a multiple of `CROP_MOVES`."""
+
+
+@dataclass(frozen=True, slots=True)
 class ClassificationRecipe:
     """A classification run."""
 
@@ -68,6 +89,7 @@ class ClassificationRecipe:
     """Bundle (folder or file) below the runs folder to start from, or `shipped`; all heads included."""
     train_side: int | None = None
     """Crops are reduced to this side while training; None trains at the crop's own side."""
+    augmentation: CropAugmentation = field(default_factory=CropAugmentation)
     network: ClassificationConfig = field(default_factory=ClassificationConfig)
     loss: LossRecipe = field(default_factory=LossRecipe)
     fit: FitRecipe = field(default_factory=FitRecipe)
@@ -125,9 +147,11 @@ class ClassificationTask:
         validation: npt.NDArray[np.int64],
         loss: LossRecipe,
         train_side: int | None = None,
+        augmentation: CropAugmentation | None = None,
     ) -> None:
         self.films, self.train, self.validation, self.recipe = films, train, validation, loss
-        self.train_side = train_side
+        self.train_side, self.augmentation = train_side, augmentation or CropAugmentation()
+        self.store = CropStore(films)
         self.targets = _targets(films)
         self.stage_weight = _stage_weights(self.targets.stage[torch.from_numpy(train)])
 
@@ -140,14 +164,18 @@ class ClassificationTask:
         """Weighted sum of the tasks' losses on augmented crops."""
         device = next(network.parameters()).device
         places = self.train[indices.numpy()]
-        crop, lungs = pictures_of(self.films, places, device, self.train_side)
-        matrices = random_affine(crop.shape[0], CROP_MOVES, generator)
+        crop, lungs = self.store.pictures(places, device, self.train_side)
+        # Nothing is drawn where nothing is mirrored: runs of recipes without it stay what they were.
+        share = self.augmentation.mirrored
+        turned = uniform(generator, (len(places),), 0, 1) < share if share else torch.zeros(len(places)) > 0
+        crop, lungs = mirror(crop, turned), mirror(lungs, turned, sides=True)
+        matrices = random_affine(crop.shape[0], scaled(CROP_MOVES, self.augmentation.moves), generator)
         crop, lungs = augmented_crops(crop, lungs, matrices, generator)
         diagnosis, stage, zones, _, findings = network(crop, lungs)
-        terms = self._terms(diagnosis, stage, zones, torch.from_numpy(places))
-        if self.recipe.findings_weight and self.films.maps is not None and findings.shape[1]:
-            maps = torch.from_numpy(self.films.maps[places]).to(device).float() / 255
-            terms["findings"] = findings_loss(findings, warp(maps, matrices), lungs)
+        terms = self._terms(diagnosis, stage, zones, torch.from_numpy(places), turned)
+        maps = self.store.maps(places, device) if self.recipe.findings_weight else None
+        if maps is not None and findings.shape[1]:
+            terms["findings"] = findings_loss(findings, warp(mirror(maps, turned), matrices), lungs)
         log_variance = None
         if self.recipe.uncertainty_weighting:
             log_variance = network.get_parameter("log_variance")
@@ -157,7 +185,9 @@ class ClassificationTask:
             {"loss": float(total.detach())} | {f"loss_{k}": float(v.detach()) for k, v in terms.items()},
         )
 
-    def _terms(self, diagnosis: Tensor, stage: Tensor, zones: Tensor, places: Tensor) -> dict[str, Tensor]:
+    def _terms(
+        self, diagnosis: Tensor, stage: Tensor, zones: Tensor, places: Tensor, mirrored: Tensor | None = None
+    ) -> dict[str, Tensor]:
         device = diagnosis.device
         smoothing = self.recipe.label_smoothing
         terms: dict[str, Tensor] = {}
@@ -170,7 +200,10 @@ class ClassificationTask:
             weight = self.stage_weight if self.recipe.class_weighting else None
             terms["stage"] = _class_loss(stage, self.targets.stage[places], weight, smoothing)
         if "zones" in self.recipe.tasks:
-            terms["zones"] = _class_loss(zones.flatten(0, 1), self.targets.zones[places].flatten())
+            levels = self.targets.zones[places]
+            if mirrored is not None:  # the three zones of the right lung are now those of the left
+                levels = torch.where(mirrored.cpu()[:, None], levels.roll(3, dims=1), levels)
+            terms["zones"] = _class_loss(zones.flatten(0, 1), levels.flatten())
         return terms
 
     def _weighted(self, terms: Mapping[str, Tensor], log_variance: Tensor | None) -> Tensor:
@@ -220,22 +253,11 @@ class ClassificationTask:
         device = next(network.parameters()).device
         parts: list[tuple[Tensor, ...]] = []
         for start in range(0, len(places), batch_size):
-            crop, lungs = pictures_of(self.films, places[start : start + batch_size], device, self.train_side)
+            crop, lungs = self.store.pictures(places[start : start + batch_size], device, self.train_side)
             with torch.autocast(device.type, torch.bfloat16):
                 outputs = network(crop, lungs)
             parts.append(tuple(output.float().cpu() for output in outputs[:3]))
         return Predictions(*(torch.cat(output).numpy() for output in zip(*parts, strict=True)))
-
-
-def pictures_of(
-    films: CropFilms, places: npt.NDArray[np.int64], device: torch.device, side: int | None = None
-) -> tuple[Tensor, Tensor]:
-    """Crops (N, 1, C, C) in [0, 1] and lung masks (N, 2, C, C) of some films; C is `side` where given."""
-    crop = torch.from_numpy(films.crops[places]).to(device)[:, None].float() / 255
-    lungs = torch.from_numpy(films.lungs[places]).to(device).float() / 255
-    if side is not None and side != crop.shape[-1]:
-        crop = functional.interpolate(crop, size=(side, side), mode="area")
-    return crop, functional.interpolate(lungs, size=crop.shape[-2:], mode="bilinear", align_corners=False)
 
 
 def augmented_crops(

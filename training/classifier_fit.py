@@ -125,7 +125,12 @@ def fit_classifier(
         start_from(network.classifier, average_of(runs / recipe.initial_run, "classifier."))
     folded = [] if start is None else start_at_bundle(network.classifier, start)
     task = ClassificationTask(
-        films, train=train, validation=validation, loss=recipe.loss, train_side=recipe.train_side
+        films,
+        train=train,
+        validation=validation,
+        loss=recipe.loss,
+        train_side=recipe.train_side,
+        augmentation=recipe.augmentation,
     )
     if folded:  # statistics as the bundle had them, else the first step would not start from its network
         measure_folded(network, [f"classifier.{name}" for name in folded], task, recipe.fit)

@@ -34,6 +34,7 @@ from training.findings import FindingPlan, sample_plan
 from training.nuisances import Nuisance, sample_nuisance
 from training.opacities import Opacity
 from training.phantom_film import Film, other_film, phantom_film, zones_of
+from training.splits import PARTS
 
 UInt8 = npt.NDArray[np.uint8]
 
@@ -128,7 +129,7 @@ def _claim(out: Path, settings: CohortSettings, hosts: tuple[RealFilm, ...]) -> 
         "other_share": settings.other_share,
         "num_real_films": len(hosts),
         "real_films_sha256": listed.hexdigest()[:16],
-    }
+    } | ({} if settings.parts == PARTS else {"parts": list(settings.parts)})
     path = out / "cohort.json"
     if path.exists():
         if json.loads(path.read_text()) != described:
@@ -139,6 +140,13 @@ def _claim(out: Path, settings: CohortSettings, hosts: tuple[RealFilm, ...]) -> 
     for name in ("canvas", "lungs", "zones", "findings", "parts"):
         (out / name).mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(described, indent=2) + "\n")
+
+
+def made_parts(folder: Path) -> tuple[str, ...]:
+    """Parts of the split that a cohort folder was built to hold; all of them where it does not say."""
+    path = folder / "cohort.json"
+    described = json.loads(path.read_text()) if path.exists() else {}
+    return tuple(described.get("parts", PARTS))
 
 
 def _make_parts(jobs: list[tuple[int, tuple[Slot, ...], int, Path]], workers: int) -> Iterator[int]:

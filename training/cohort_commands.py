@@ -27,6 +27,9 @@ def build(
     ] = None,
     real_share: Annotated[float, typer.Option(help="Share of films based on real ones.")] = 0.5,
     other_share: Annotated[float, typer.Option(help="Share of phantoms that are not frontal chests.")] = 0.08,
+    parts: Annotated[
+        str, typer.Option(help="Parts of the split to make, for example on different machines.")
+    ] = "train,calibration,test",
     workers: Annotated[int, typer.Option(help="Processes; 0 means one per core.")] = 0,
 ) -> None:
     """Build a cohort; run again with the same arguments to finish one that was interrupted."""
@@ -36,7 +39,7 @@ def build(
     from training.cohort import build as build_cohort
     from training.cohort_deal import CohortSettings
 
-    settings = CohortSettings(num_films, seed, films, real_share, other_share)
+    settings = CohortSettings(num_films, seed, films, real_share, other_share, tuple(parts.split(",")))
     console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task("films", total=num_films)

@@ -14,6 +14,7 @@ import numpy as np
 from screener.errors import ConfigError
 from training.films import RealFilm
 from training.findings import FilmClass
+from training.splits import PARTS
 
 OTHER_KINDS = ("lateral", "lateral", "limb", "hand", "skull", "abdomen")
 """Pictures that are not frontal chests, in the proportion in which they are dealt."""
@@ -38,10 +39,14 @@ class CohortSettings:
     """Share of real-film based rows when `films` is given."""
     other_share: float = 0.08
     """Share of pictures that are not frontal chests."""
+    parts: tuple[str, ...] = PARTS
+    """Parts of the split whose films are made; they are the same films whatever else is made."""
 
     def __post_init__(self) -> None:
         if self.num_films < 1:
             raise ConfigError(f"--num-films {self.num_films}: expected at least 1")
+        if not self.parts or not set(self.parts) <= set(PARTS):
+            raise ConfigError(f"--parts {','.join(self.parts)}: expected some of {', '.join(PARTS)}")
         for name in ("real_share", "other_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected 0 to 1")
@@ -65,7 +70,7 @@ class Slot:
 
 
 def deal(settings: CohortSettings, hosts: tuple[RealFilm, ...]) -> tuple[Slot, ...]:
-    """Give every film its class, source, host and split, by the seed."""
+    """Give every film of the wanted parts its class, source, host and split, by the seed."""
     rng = np.random.default_rng([settings.seed, 0x5107])
     deck = [film_class for film_class, count in CLASS_DECK for _ in range(count)]
     num_real = round(settings.num_films * settings.real_share) if hosts else 0
@@ -92,4 +97,4 @@ def deal(settings: CohortSettings, hosts: tuple[RealFilm, ...]) -> tuple[Slot, .
         is_other = place * num_other // number != (place + 1) * num_other // number
         kind = OTHER_KINDS[place % len(OTHER_KINDS)] if is_other else "frontal"
         slots.append(Slot(index, film_class, kind, _SPLIT_DECK[(place // len(deck) + 3 * place) % 10], None))
-    return tuple(slots)
+    return tuple(slot for slot in slots if slot.split in settings.parts)

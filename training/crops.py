@@ -10,9 +10,11 @@ Shape letters: N films, C side of the crop, L side of the stored lung masks.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -25,6 +27,7 @@ from torch.nn import functional
 
 from screener.errors import ConfigError
 from screener.records import ZONES
+from screener.settings import available_cores
 from training.lung_geometry import crop_square
 from training.networks import CANVAS_SIDE, LungCrop, SegmentationNetwork
 from training.segmentation_data import read_grey
@@ -99,7 +102,7 @@ def make_crops(
     out: Path,
     *,
     folder: Path | None = None,
-    batch_size: int = 8,
+    batch_size: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> CropFilms:
     """Crop every film of a table, or open the crops made earlier with the same network and films.
@@ -111,7 +114,7 @@ def make_crops(
         crop: the crop module of the classification network to be trained.
         out: folder for the arrays.
         folder: cohort folder, for the maps of drawn findings; None if there are none.
-        batch_size: films at a time.
+        batch_size: films at a time; None takes 8, and 8 for each core beside a GPU.
         on_progress: called with films done and films in all.
 
     Raises:
@@ -124,20 +127,23 @@ def make_crops(
         return open_crops(out)
     out.mkdir(parents=True, exist_ok=True)
     stamp.unlink(missing_ok=True)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    segmentation, crop = copy.deepcopy(segmentation).to(device), crop.to(device)
+    batch_size = batch_size or (8 if device.type == "cpu" else 8 * available_cores())
     side, count = crop.config.crop_side, films.height
     crops = np.lib.format.open_memmap(out / "crops.npy", "w+", np.uint8, (count, side, side))
     lungs = np.lib.format.open_memmap(out / "lungs.npy", "w+", np.uint8, (count, 2, LUNG_SIDE, LUNG_SIDE))
     boxes = torch.zeros((count, 4))
     for start in range(0, count, batch_size):
         stop = min(start + batch_size, count)
-        canvas = draw(start, stop)
+        canvas = draw(start, stop).to(device)
         with torch.inference_mode():
             probability, box, _ = segmentation(canvas)
             grey, inside = crop(canvas, probability, box)
-            boxes[start:stop] = box
+            boxes[start:stop] = box.cpu()
             inside = functional.interpolate(inside, size=(LUNG_SIDE, LUNG_SIDE), mode="area")
-        crops[start:stop] = (grey[:, 0] * 255).round().byte().numpy()
-        lungs[start:stop] = (inside * 255).round().byte().numpy()
+        crops[start:stop] = (grey[:, 0] * 255).round().byte().cpu().numpy()
+        lungs[start:stop] = (inside * 255).round().byte().cpu().numpy()
         if on_progress is not None:
             on_progress(stop, count)
     crops.flush()
@@ -226,12 +232,16 @@ def canvases(folder: Path, paths: list[str]) -> torch.Tensor:
         ConfigError: unreadable, or not a canvas; names the picture.
     """
     canvas = np.empty((len(paths), 1, CANVAS_SIDE, CANVAS_SIDE), np.float32)
-    for place, path in enumerate(paths):
-        picture = read_grey(folder / path, f"cohort.parquet, {path}")
+
+    def fill(place: int) -> None:
+        picture = read_grey(folder / paths[place], f"cohort.parquet, {paths[place]}")
         if picture.shape != (CANVAS_SIDE, CANVAS_SIDE):
             wrong = " x ".join(map(str, picture.shape))
-            raise ConfigError(f"cohort.parquet, {path}: canvas is {wrong}, expected 768 x 768")
+            raise ConfigError(f"cohort.parquet, {paths[place]}: canvas is {wrong}, expected 768 x 768")
         np.divide(picture, 255, out=canvas[place, 0], dtype=np.float32)
+
+    with ThreadPoolExecutor(min(len(paths), available_cores()) or 1) as pool:  # decoding PNG takes no lock
+        list(pool.map(fill, range(len(paths))))
     return torch.from_numpy(canvas)
 
 

@@ -21,7 +21,8 @@ from torch.nn import functional
 from screener.errors import ConfigError
 from training.augmentation import random_affine
 from training.chestxray14 import FINDINGS, auroc_table, read_chestxray14
-from training.classification_task import CROP_MOVES, augmented_crops, pictures_of
+from training.classification_task import CROP_MOVES, augmented_crops
+from training.crop_store import CropStore
 from training.crops import CropFilms, make_crops
 from training.curves import draw_curves
 from training.densenet import DenseNet121, import_backbone, read_weights
@@ -72,6 +73,7 @@ class PretrainTask:
         self, films: CropFilms, train: npt.NDArray[np.int64], validation: npt.NDArray[np.int64]
     ) -> None:
         self.films, self.train, self.validation = films, train, validation
+        self.store = CropStore(films)
         labels = films.films.select(pl.col(FINDINGS).cast(pl.Int64).fill_null(MISSING)).to_numpy()
         self.labels = torch.from_numpy(labels.copy())
 
@@ -85,7 +87,7 @@ class PretrainTask:
         device = next(network.parameters()).device
         places = self.train[indices.numpy()]
         matrices = random_affine(len(places), CROP_MOVES, generator)
-        crop, lungs = augmented_crops(*pictures_of(self.films, places, device), matrices, generator)
+        crop, lungs = augmented_crops(*self.store.pictures(places, device), matrices, generator)
         labels = self.labels[torch.from_numpy(places)].to(device)
         total = masked_cross_entropy(network(crop, lungs), labels)
         return LossTerms(total, {"loss": float(total.detach())})
@@ -107,7 +109,7 @@ class PretrainTask:
         device = next(network.parameters()).device
         parts = []
         for start in range(0, len(places), 32):
-            crop, lungs = pictures_of(self.films, places[start : start + 32], device)
+            crop, lungs = self.store.pictures(places[start : start + 32], device)
             parts.append(network(crop, lungs).float().cpu().numpy())
         return np.concatenate(parts)
 

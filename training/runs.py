@@ -21,6 +21,7 @@ from training.bundle_start import inherited_start, start_facts
 from training.checkpoints import average_of, load_classification, load_segmentation, refuse_seen_patients
 from training.classification_task import ClassificationRecipe, ClassificationTask, Predictions
 from training.classifier_fit import crops_of, fit_classifier, start_of
+from training.cohort import made_parts
 from training.crops import CropFilms
 from training.curves import draw_curves
 from training.fit import FitResult, OnEpoch, OnStep, Trainer, settle_first
@@ -41,7 +42,7 @@ from training.segmentation_task import (
     SegmentationTask,
     held_out_dice,
 )
-from training.splits import write_split
+from training.splits import PARTS, write_split
 
 __all__ = [
     "load_classification",
@@ -140,12 +141,14 @@ def train_classification(
     """
     begun = (folder / "last.pt").exists()
     start = None if begun else start_of(recipe, data, runs)
-    films = crops_of(recipe, data, runs, folder.parent / "crops")
+    made = {part for name in recipe.cohorts for part in made_parts(data / name)}
+    parts = tuple(part for part in PARTS if part in made)
+    films = crops_of(recipe, data, runs, folder.parent / "crops", parts)
     train, validation = films.part("train"), films.part("calibration")
     began = start_facts(start) if start else inherited_start(recipe.initial_run, runs)
     describe_run(folder, recipe, cohort_facts(films.films) | began)
-    names, subjects, parts = (films.films[name].to_list() for name in ("film_id", "subject_id", "split"))
-    write_split(folder / "split.csv", names, subjects, parts)
+    names, subjects, dealt = (films.films[name].to_list() for name in ("film_id", "subject_id", "split"))
+    write_split(folder / "split.csv", names, subjects, dealt)
     fitted = fit_classifier(
         recipe,
         films,
@@ -163,6 +166,8 @@ def train_classification(
     task = ClassificationTask(films, train=train, validation=validation, loss=recipe.loss)
     for part in ("calibration", "test"):
         places = films.part(part)
+        if part not in parts:  # its films are made and judged elsewhere
+            continue
         found = task.predict(fitted.trainer.average, places)
         predictions_table(films, places, found).write_parquet(folder / f"predictions_{part}.parquet")
     return fitted.result

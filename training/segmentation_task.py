@@ -28,6 +28,7 @@ from training.augmentation import (
     smooth_field,
     uniform,
     warp,
+    whole_number,
 )
 from training.fit import LossTerms
 from training.networks import SegmentationConfig, SegmentationNetwork
@@ -156,6 +157,7 @@ class SegmentationTask:
         draw = uniform(generator, (count,), 0, 1)
         close = draw < shares.close_up
         matrices[close] = _close_up(int(close.sum()), generator)
+        drawn = draw.tolist()
         both = warp(torch.cat((batch.picture, batch.lungs), dim=1), matrices)
         lungs = (both[:, 1:] >= 0.5).float()
         picture = opacify(both[:, :1], lungs, shares.opacified, generator)
@@ -165,9 +167,9 @@ class SegmentationTask:
         weight = batch.mask_weight.clone()
         edge = shares.close_up
         for place in range(count):
-            value = float(draw[place])
+            value = drawn[place]
             if edge <= value < edge + shares.turned:
-                quarter = 1 + int(torch.randint(0, 3, (1,), generator=generator))
+                quarter = 1 + whole_number(generator, 3)
                 picture[place] = torch.rot90(picture[place], quarter, (1, 2))
             elif edge + shares.turned <= value < edge + shares.turned + shares.upside_down:
                 picture[place] = picture[place].flip(1)
@@ -187,16 +189,16 @@ class SegmentationTask:
 
 def synthetic(side: int, generator: torch.Generator) -> Tensor:
     """(1, M, M) picture with nothing in it: smooth fields of two grains, a disc or bars, noise."""
-    cells = 2 + int(torch.randint(0, 14, (1,), generator=generator))
+    cells = 2 + whole_number(generator, 14)
     picture = smooth_field(1, cells, side, generator)[0]
-    first, second, width = torch.rand(3, generator=generator).tolist()
-    place = torch.linspace(0, 1, side)
+    first, second, width = uniform(generator, (3,), 0, 1).tolist()
+    place = torch.linspace(0, 1, side, device=generator.device)
     if first < 0.4:
         disc = (place[:, None] - first * 2) ** 2 + (place[None, :] - second) ** 2 < (0.1 + 0.3 * width) ** 2
         picture = picture * 0.5 + disc.float()[None] * second
     elif first < 0.7:
         picture = picture * ((place * (2 + 30 * width)) % 1 < second).float()[None, :, None]
-    noise = torch.randn((1, side, side), generator=generator)
+    noise = torch.randn((1, side, side), generator=generator, device=generator.device)
     drawn: Tensor = (picture + 0.1 * second * noise).clamp(0, 1)
     return drawn
 
@@ -204,7 +206,7 @@ def synthetic(side: int, generator: torch.Generator) -> Tensor:
 def _close_up(count: int, generator: torch.Generator) -> Tensor:
     zoom = uniform(generator, (count, 1), 0.12, 0.35)
     centre = uniform(generator, (count, 2), -0.6, 0.6)
-    zero = torch.zeros((count, 1))
+    zero = torch.zeros_like(zoom)
     first = torch.cat((zoom, zero, centre[:, :1]), dim=1)
     return torch.stack((first, torch.cat((zero, zoom, centre[:, 1:]), dim=1)), dim=1)
 
