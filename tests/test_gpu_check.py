@@ -49,6 +49,16 @@ def rehearsed(tmp_path: Path, *sections: Section) -> tuple[int, dict[str, Any]]:
     return code, json.loads(out.read_text())
 
 
+def test_only_the_chosen_sections_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out.json"
+    sections = (section("fine"), section("crashing"))
+    assert gpu_check.main([str(out), "--rehearse", "--only", "fine"], sections) == 0
+    assert [found["name"] for found in json.loads(out.read_text())["sections"]] == ["fine"]
+    with pytest.raises(SystemExit):
+        gpu_check.main([str(out), "--rehearse", "--only", "finds_three_rows"], sections)
+    assert "no section finds_three_rows" in capsys.readouterr().err
+
+
 def test_without_a_gpu_it_says_so_and_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

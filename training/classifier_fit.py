@@ -138,7 +138,13 @@ def fit_classifier(
         settle_first(network, task, recipe.fit, folder)
     identity = run_identity(recipe, films.films["film_id"][train].to_list())
     trainer = Trainer(
-        network, task, recipe.fit, folder, compiled=network.classifier.backbone, identity=identity
+        network,
+        task,
+        recipe.fit,
+        folder,
+        compiled=network.classifier.backbone,
+        graphed=network.classifier,
+        identity=identity,
     )
     if folded:
         trainer.rows.append({"epoch": 0.0, "seconds": 0.0, **task.evaluate(trainer.average)})

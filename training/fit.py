@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from screener.durable import replace_file
 from screener.errors import ConfigError
+from training.cuda_graphs import graph_on_first_use
 from training.recipe import FitRecipe
 from training.run_record import RECIPE, RunIdentity, refuse_another_run
 
@@ -80,6 +81,7 @@ class Trainer:
         recipe: optimiser, schedule and hardware.
         folder: run folder.
         compiled: the part of the network that is worth compiling; None compiles all of it.
+        graphed: the part that can be a CUDA graph; None takes all of it.
         identity: what a checkpoint must have been made of to be continued (`run_identity`).
     """
 
@@ -91,10 +93,12 @@ class Trainer:
         folder: Path,
         *,
         compiled: nn.Module | None = None,
+        graphed: nn.Module | None = None,
         identity: RunIdentity | None = None,
     ) -> None:
         if recipe.threads:
             torch.set_num_threads(recipe.threads)
+        torch.backends.cudnn.benchmark = True  # pictures of a run are of one size
         self.task, self.recipe, self.folder, self.identity = task, recipe, folder, identity
         self.fabric = Fabric(
             accelerator=recipe.accelerator, devices=recipe.devices, precision=recipe.precision
@@ -106,6 +110,9 @@ class Trainer:
         optimiser = torch.optim.AdamW(_groups(network, recipe.weight_decay), lr=recipe.learning_rate)
         if recipe.compile:
             (compiled or network).compile()
+        if recipe.cuda_graphs and self.fabric.device.type == "cuda":
+            dtype = torch.bfloat16 if recipe.precision == "bf16-mixed" else None
+            graph_on_first_use(graphed or network, dtype)
         self.plain = network
         self.network, self.optimiser = self.fabric.setup(network, optimiser)
         self.average = self.fabric.to_device(self.average)

@@ -51,6 +51,8 @@ class FitRecipe:
     """CPU threads; 0 keeps torch's own choice."""
     compile: bool = False
     """Compile the network: minutes at the start, then up to half the time per step."""
+    cuda_graphs: bool = False
+    """Replay forward and backward pass as CUDA graphs; nothing on a processor, and not beside `compile`."""
     freeze_statistics: bool = False
     """Normalise by fixed statistics: the starting run's, measured again on this run's pictures first.
     Faster on a CPU, above all compiled, and independent of the batch."""
@@ -62,6 +64,8 @@ class FitRecipe:
             raise ConfigError(
                 "fit: epochs and batch_size start at 1, learning_rate above 0, ema_decay in [0, 1)"
             )
+        if self.compile and self.cuda_graphs:
+            raise ConfigError("fit: compile or cuda_graphs, not both")
 
 
 def load_recipe(path: Path, kind: type[Recipe]) -> Recipe:

@@ -25,7 +25,9 @@ from training.recipe import load_recipe, to_toml
 
 RECIPE = "recipe.toml"
 FACTS = "run.json"
-MAY_CHANGE = frozenset({"fit.epochs", "fit.evaluate_every", "fit.threads", "fit.compile", "fit.accelerator"})
+MAY_CHANGE = frozenset(
+    {"fit.epochs", "fit.evaluate_every", "fit.threads", "fit.compile", "fit.cuda_graphs", "fit.accelerator"}
+)
 """Settings of a recipe that a continued run may change: how long, and on what."""
 
 RunIdentity = Mapping[str, str]

@@ -50,6 +50,7 @@ __all__ = [
     "predictions_table",
     "repeated",
     "single_task",
+    "thinned",
     "train_classification",
     "train_segmentation",
 ]
@@ -77,12 +78,13 @@ def train_segmentation(
     """
     films = read_pairs(data / recipe.pairs)
     if recipe.films is not None:
-        films += read_films(data / recipe.films, prefixes=recipe.film_prefixes)[:: recipe.every_film]
+        films += read_films(data / recipe.films, prefixes=recipe.film_prefixes)
     phantoms = [film for name in recipe.cohorts for film in read_cohort_films(data / name, "train")]
     everything = gather(films)
     parts = parts_of(everything, seed=recipe.fit.seed)
     validation, test = everything.take(parts == "calibration"), everything.take(parts == "test")
-    train = repeated(everything.take(parts == "train"), recipe.repeat_real)
+    # Thinned after the split: a run and the one that it starts from must agree on who is held out.
+    train = repeated(thinned(everything.take(parts == "train"), recipe.every_film), recipe.repeat_real)
     if not len(validation) or not len(train) or not len(test):
         raise ConfigError(
             f"{len(everything)} films are too few to split into training, validation and test patients"
@@ -109,6 +111,13 @@ def train_segmentation(
         test = test.joined(gather(unseen))
     held_out_dice(load_segmentation(folder), test).write_parquet(folder / "test.parquet")
     return result
+
+
+def thinned(films: SegmentationFilms, every: int) -> SegmentationFilms:
+    """All films with real masks, and one in `every` of the others."""
+    kept = films.has_mask.copy()
+    kept[np.flatnonzero(~films.has_mask)[::every]] = True
+    return films.take(kept)
 
 
 def repeated(films: SegmentationFilms, times: int) -> SegmentationFilms:

@@ -74,7 +74,7 @@ class SegmentationRecipe:
     repeat_real: int = 2
     """How often a film with a real mask is seen in an epoch."""
     every_film: int = 2
-    """One in so many of the films without a mask is used: the frontal head needs few."""
+    """One in so many of the training films without a mask is used: the frontal head needs few."""
     every_phantom: int = 1
     """One in so many of the cohorts' pictures is used."""
     initial_run: str | None = None
