@@ -36,7 +36,8 @@ def graph_on_first_use(module: nn.Module, dtype: torch.dtype | None) -> None:
         if not module.training or not torch.is_grad_enabled():
             return plain(*inputs)
         module.forward = rounded
-        torch.cuda.make_graphed_callables(module, tuple(each.detach().clone() for each in inputs))
+        with torch.autocast("cuda", dtype or torch.float32, enabled=dtype is not None, cache_enabled=False):
+            torch.cuda.make_graphed_callables(module, tuple(each.detach().clone() for each in inputs))
         return module.forward(*inputs)
 
     module.forward = captured
