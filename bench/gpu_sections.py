@@ -43,6 +43,7 @@ SECTIONS = (
     Section("goals", "bench.gpu_networks:goals", 40),
     Section("networks", "bench.gpu_networks:networks", 70),
     Section("compiled", "bench.gpu_networks:compiled", 150),
+    Section("training", "bench.gpu_training:training", 60),
     Section("allowance", "bench.gpu_networks:allowance", 30),
 )
 """What the issue's goals need comes first; what is left out is what the time is over for. `allowance` is run

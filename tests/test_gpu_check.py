@@ -285,6 +285,7 @@ EXPECTED = {
     "goals": ("DenseNet-121 224² fp16 torch eager", "U-Net base 32 256² fp16 torch eager"),
     "networks": ("segmentation fp16 torch, product", "classification fp32 torch eager"),
     "compiled": ("DenseNet-121 224² fp16 torch compiled", "segmentation fp16 torch compiled"),
+    "training": ("single launches", "CUDA graphs", "largest difference of a loss"),
     "allowance": ("DenseNet-121 224² fp16, best", "classification, H200's fp16 tensor rate would allow"),
 }
 
