@@ -39,9 +39,9 @@ format: $(VENV)/dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Trains and packs the bundle that ships, from a folder laid out like the one docs/bundle.md describes.
+# Trains and packs a bundle like the one that ships, from a folder laid out as docs/bundle.md describes; GPU=1 on a GPU.
 bundle: $(VENV)/dev
-	$(BIN)/python -m training.build_bundle --data "$(DATA)"
+	$(BIN)/python -m training.build_bundle --data "$(DATA)" $(if $(GPU),--gpu)
 
 clean:
 	rm -rf $(VENV) $(DEMO) .mypy_cache .ruff_cache .pytest_cache build *.egg-info

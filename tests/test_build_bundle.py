@@ -11,8 +11,11 @@ import pytest
 
 from engines.bundle import open_bundle
 from screener.canvas import CANVAS_SIDE, CANVAS_VERSION
-from training.build_bundle import BuildPlan, build_bundle
+from training.build_bundle import GPU_PLAN, BuildPlan, build_bundle
+from training.classification_task import ClassificationRecipe
 from training.cohort_deal import CohortSettings
+from training.packing import PackRecipe
+from training.recipe import load_recipe
 
 _FIT = '[fit]\nbatch_size = 8\nprecision = "32-true"\naccelerator = "cpu"\nlearning_rate = 4e-3\nepochs = '
 _SEGMENTATION = f'pairs = "lungmasks/pairs.csv"\n[network]\nbase = 8\ndepth = 2\n{_FIT}'
@@ -21,7 +24,8 @@ _CLASSIFICATION = (
 )
 RECIPES = {
     "segmentation": f"{_SEGMENTATION}10\n",
-    "segmentation-refine": f"{_SEGMENTATION}2\n",
+    # Another share of the films without masks than the stage before: both must hold out the same patients.
+    "segmentation-refine": f"every_film = 3\n{_SEGMENTATION}2\n",
     "segmentation-settle": f"{_SEGMENTATION}1\n",
     "classification": f'segmentation = "segmentation"\ntrain_side = 32\n{_CLASSIFICATION}{_FIT}1\n',
     "classification-refine": (
@@ -63,7 +67,13 @@ def test_a_data_folder_becomes_a_bundle(tmp_path: Path) -> None:
     recipes.mkdir()
     for name, text in RECIPES.items():
         (recipes / f"{name}.toml").write_text(text)
-    plan = BuildPlan(recipes, CohortSettings(10, 11), CohortSettings(60, 41, real_share=0.7), int8_films=8)
+    plan = BuildPlan(
+        recipes,
+        CohortSettings(10, 11),
+        CohortSettings(60, 41, real_share=0.7),
+        packing=recipes / "bundle.toml",
+        int8_films=8,
+    )
     build_bundle(data, work, out, plan)
     bundle = open_bundle(out, canvas_version=CANVAS_VERSION, canvas_side=CANVAS_SIDE)
     assert bundle.manifest.name == "small"
@@ -77,3 +87,16 @@ def test_a_data_folder_becomes_a_bundle(tmp_path: Path) -> None:
     assert len(finished) == 5
     build_bundle(data, work, tmp_path / "again", plan)
     assert {path: path.stat().st_mtime_ns for path in work.rglob("last.pt")} == finished, "nothing is redone"
+
+
+@pytest.mark.parametrize("plan", [BuildPlan(), GPU_PLAN], ids=["cpu", "gpu"])
+def test_every_stage_of_a_plan_starts_from_the_one_before_it(plan: BuildPlan) -> None:
+    before = None
+    first = load_recipe(plan.recipes / "classification.toml", ClassificationRecipe)
+    for recipe, name in plan.classification:
+        found = load_recipe(plan.recipes / f"{recipe}.toml", ClassificationRecipe)
+        assert found.initial_run == before
+        assert found.segmentation == "segmentation"
+        assert found.network == first.network
+        before = name
+    assert before == load_recipe(plan.packing, PackRecipe).classification

@@ -207,7 +207,9 @@ def test_auroc_table_leaves_out_ungraded_films_and_ends_with_the_mean() -> None:
     assert set(PUBLISHED_AUROC) == set(FINDINGS)
 
 
-@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted(RECIPES.rglob("*.toml")), ids=lambda path: str(path.relative_to(RECIPES))
+)
 def test_shipped_recipes_load_and_survive_writing(path: Path, tmp_path: Path) -> None:
     kinds: dict[str, type] = {
         "segmentation": SegmentationRecipe,

@@ -1,6 +1,6 @@
 """One data folder to the bundle that ships: every step in order, each continued or skipped when it is done.
 
-    python -m training.build_bundle --data DIR [--work runs/bundle] [--out engines/bundles/demo]
+    python -m training.build_bundle --data DIR [--work runs/bundle] [--out engines/bundles/demo] [--gpu]
 
 Phantoms, segmentation in three stages, host films with masks, films with drawn findings, classification in
 two stages, then export, calibration and packing, and int8 ranges if int8 is as good. The decision a reader
@@ -28,6 +28,7 @@ from training.runs import load_segmentation, train_classification, train_segment
 from training.segmentation_task import SegmentationRecipe
 
 DEFAULT_OUT = Path("engines/bundles/demo")
+RECIPES = Path(__file__).parent / "recipes"
 _SEGMENTATION = (
     ("segmentation", "segmentation-first"),
     ("segmentation-refine", "segmentation-second"),
@@ -37,6 +38,11 @@ _CLASSIFICATION = (
     ("classification", "classification-first"),
     ("classification-refine", "classification"),
 )
+_CLASSIFICATION_GPU = (
+    ("classification", "classification-first"),
+    ("classification-refine", "classification-second"),
+    ("classification-settle", "classification"),
+)
 """Recipe and run folder of each stage; a stage starts from the weights of the one before it."""
 
 
@@ -44,13 +50,24 @@ _CLASSIFICATION = (
 class BuildPlan:
     """What is drawn, and the folder of recipes; the defaults are what ships."""
 
-    recipes: Path = Path(__file__).parent / "recipes"
+    recipes: Path = RECIPES
     phantoms: CohortSettings = field(default_factory=lambda: CohortSettings(600, 11))
     """Pictures with exact lung masks for segmentation."""
     drawn: CohortSettings = field(default_factory=lambda: CohortSettings(7500, 41, real_share=0.83))
     """Films with findings for classification; its list of host films is made on the way."""
+    classification: tuple[tuple[str, str], ...] = _CLASSIFICATION
+    """Recipe and run folder of each stage of the classification."""
+    packing: Path = RECIPES / "bundle.toml"
     int8_films: int = 64
     """Training films that give the activation ranges."""
+
+
+GPU_PLAN = BuildPlan(
+    recipes=RECIPES / "gpu",
+    drawn=CohortSettings(20000, 61, real_share=0.83),
+    classification=_CLASSIFICATION_GPU,
+)
+"""More films, larger crops and more passes than two cores could train in a night."""
 
 
 def build_bundle(data: Path, work: Path, out: Path, plan: BuildPlan | None = None) -> None:
@@ -75,14 +92,14 @@ def build_bundle(data: Path, work: Path, out: Path, plan: BuildPlan | None = Non
         list_hosts(data / "cxr/labels.csv", load_segmentation(work / "segmentation"), hosts, HostSelection())
     _say("films with drawn findings")
     build(drawn, replace(plan.drawn, films=hosts / "films.csv"))
-    for stage, name in _CLASSIFICATION:
+    for stage, name in plan.classification:
         _say(name)
         recipe = load_recipe(plan.recipes / f"{stage}.toml", ClassificationRecipe)
         train_classification(
             replace(recipe, cohorts=(str(drawn),)), data, work, work / name, on_epoch=_report
         )
     _say("bundle")
-    packing = replace(load_recipe(plan.recipes / "bundle.toml", PackRecipe), cohorts=(str(drawn),))
+    packing = replace(load_recipe(plan.packing, PackRecipe), cohorts=(str(drawn),))
     packed = pack(packing, data, work, out)
     add_int8(packed, [drawn], out, num_films=plan.int8_films, on_step=_say)
     _say(f"{out}: model {packed.model_sha256[:12]}")
@@ -115,9 +132,12 @@ def main() -> int:
     parser.add_argument("--data", type=Path, required=True, help="folder with lungmasks/ and cxr/")
     parser.add_argument("--work", type=Path, default=Path("runs/bundle"), help="cohorts and runs")
     parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help="bundle folder to write")
+    parser.add_argument(
+        "--gpu", action="store_true", help="the plan for a GPU; drawing and judging use the CPU"
+    )
     arguments = parser.parse_args()
     try:
-        build_bundle(arguments.data, arguments.work, arguments.out)
+        build_bundle(arguments.data, arguments.work, arguments.out, GPU_PLAN if arguments.gpu else None)
     except ScreenerError as error:
         _say(str(error))
         return 1
