@@ -32,7 +32,7 @@ from training.runs import train_classification
 from training.study import StudyRecipe
 
 SMALL = ClassificationConfig(growth=2, crop_side=64, finding_maps=True)
-SHIPPED = ClassificationConfig(finding_maps=True)
+SHIPPED = ClassificationConfig(crop_side=448, detail_px=19, surround_px=20, finding_maps=True)
 
 
 @pytest.fixture(scope="module")
@@ -97,13 +97,13 @@ def test_the_bundle_that_ships_is_taken_up_whole(bundle: Bundle) -> None:
     network = LungClassifier(SHIPPED)
     start_at_bundle(network, bundle)
     wanted = restore_networks(bundle)[1].classifier
-    crop, lungs = torch.rand(1, 1, 384, 384), torch.ones(1, 2, 384, 384)
+    crop, lungs = torch.rand(1, 1, 448, 448), torch.ones(1, 2, 448, 448)
     for have, want in zip(network.eval()(crop, lungs), wanted(crop, lungs), strict=True):
         torch.testing.assert_close(have, want, rtol=1e-3, atol=1e-3)
 
 
 def test_what_cannot_be_a_start_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="detail_px is 17"):
+    with pytest.raises(ConfigError, match="detail_px is 19"):
         open_start("shipped", tmp_path, replace(SHIPPED, detail_px=9), ["q1"])
     with pytest.raises(ConfigError, match=r"initial_bundle absent: .* random weights"):
         open_start("absent", tmp_path, SHIPPED, ["q1"])
