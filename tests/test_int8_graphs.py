@@ -99,7 +99,7 @@ def test_graphs_that_pass_are_shipped_and_taken_by_default(
 def test_graphs_that_fail_give_layers_back_and_are_not_shipped(
     bundle: Bundle, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.int8_graphs._ROUNDS", 2)
+    monkeypatch.setattr("training.int8_graphs._ROUNDS", {1: 2, 2: 2})
     steps: list[str] = []
     every = add_int8(bundle, [data / "films"], tmp_path / "every", num_films=4, limits=ANY)
     found = add_int8(bundle, [data / "films"], tmp_path, num_films=4, limits=NONE, on_step=steps.append)
@@ -113,7 +113,7 @@ def test_graphs_that_fail_give_layers_back_and_are_not_shipped(
 def test_the_segmentation_alone_is_shipped_where_only_the_classification_fails(
     bundle: Bundle, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.int8_graphs._ROUNDS", 2)
+    monkeypatch.setattr("training.int8_graphs._ROUNDS", {1: 2, 2: 2})
     at_first: list[int] = []
 
     def failures(found: Int8Check, _: Int8Limits) -> dict[str, list[str]]:
@@ -134,6 +134,26 @@ def test_the_segmentation_alone_is_shipped_where_only_the_classification_fails(
             assert engines.segmentation.precision == "int8"
             assert engines.classification.precision in ("bf16", "fp32")
             assert engines.precision == f"int8+{engines.classification.precision}"
+
+
+def test_the_classification_alone_is_shipped_where_the_segmentation_is_to_blame(
+    bundle: Bundle, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the segmentation does to a crop flips decisions; no layer of the classification can help."""
+    monkeypatch.setattr("training.int8_graphs._ROUNDS", {1: 1, 2: 1})
+
+    def failures(found: Int8Check, _: Int8Limits) -> dict[str, list[str]]:
+        return {"classification": ["it flips"]} if found.quantised["segmentation"][0] else {}
+
+    monkeypatch.setattr(Int8Check, "failures", failures)
+    steps: list[str] = []
+    found = add_int8(bundle, [data / "films"], tmp_path, num_films=4, on_step=steps.append)
+    assert "classification alone" in steps
+    assert "segmentation alone" not in steps
+    assert found.quantised["classification"][0] > 0
+    opened = open_bundle(tmp_path, canvas_version=CANVAS_VERSION, canvas_side=CANVAS_SIDE)
+    assert opened.graph("classification").int8
+    assert not opened.graph("segmentation").int8
 
 
 def test_every_limit_has_its_say(bundle: Bundle, data: Path) -> None:

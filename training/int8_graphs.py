@@ -2,9 +2,10 @@
 
 Activation ranges come from films of the training part, the check from films of the test part, end to end on
 each precision's own masks and crops. The decision a reader would question: layers are given back to floating
-point a few at a time, worst first, until the check passes; the search stops after four rounds. If only the
-classification still fails, the segmentation is tried alone and gives layers back in turn, for what it does to
-crops flips decisions too; else the bundle gets no int8 ranges.
+point a few at a time, worst first, until the check passes; the search stops after two rounds with both
+graphs. Then the classification is tried alone, and then the segmentation, four rounds each: what the
+segmentation does to crops flips decisions too, and no layer of the classification can help that. Else the
+bundle gets no ranges.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ from training.crops import canvases, read_cohort
 from training.figures import probabilities_of
 from training.packing import Graphs, judge
 
-_ROUNDS = 4
+_ROUNDS = {1: 4, 2: 2}
+"""By the number of graphs that are quantised together: while it is open whose fault a flip is, few."""
 _LAYERS_A_ROUND = {"segmentation": 4, "classification": 8}
 _SENSITIVITY_FILMS = 4
 _HEADING = "\n## INT8\n"
@@ -141,9 +143,11 @@ def add_int8(
     say("reference")
     search = _Search(plain, feeds, cohorts, calibration, _judged(plain, cohorts), limits or Int8Limits(), say)
     found, ranges = search.run(GRAPHS)
-    if set(found.failures(search.limits)) == {"classification"}:
-        say("segmentation alone")
-        found, ranges = search.run(("segmentation",))
+    for alone in ("classification", "segmentation"):
+        if not found.failures(search.limits):
+            break
+        say(f"{alone} alone")
+        found, ranges = search.run((alone,))
     section, kept = found.markdown(search.limits), ranges
     if found.failures(search.limits) or check_only:
         kept = {}
@@ -171,13 +175,13 @@ class _Search:
         Flips count as the classification's; where it is not quantised, the segmentation gives way.
         """
         ranges = {name: measure_ranges(self.plain[name], self.feeds[name]) for name in names}
-        for turn in range(_ROUNDS):
+        for turn in range(_ROUNDS[len(names)]):
             self.say(f"check {turn + 1}")
             quantised = {name: quantised_graph(self.plain[name], ranges[name]) for name in names}
             graphs = self.plain | quantised
             found = check(self.reference, _judged(graphs, self.cohorts), self.calibration, graphs)
             failed = found.failures(self.limits)
-            if not failed or turn == _ROUNDS - 1:
+            if not failed or turn == _ROUNDS[len(names)] - 1:
                 break
             for name in [name for name in names if name in failed] or names:
                 self.say(f"layers of {name} that suffer most")
