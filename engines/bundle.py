@@ -59,6 +59,11 @@ class Bundle:
         files = (self.manifest.graphs[name].int8 for name in GRAPHS)
         return hashlib.sha256("".join(file.sha256 for file in files if file).encode()).hexdigest()
 
+    @property
+    def title(self) -> str:
+        """Name, version and model, as other bundles' cards name this one."""
+        return f"{self.manifest.name} {self.manifest.version}, model {self.model_sha256[:12]}"
+
     def graph(self, name: str) -> GraphEntry:
         """The manifest's entry of one graph.
 
@@ -84,11 +89,22 @@ class Bundle:
         if int8 and not self.has_int8:
             raise BundleError("the bundle has no int8 ranges; use --precision bf16 or fp32")
         model = _read_verified(self.path, graph.file)
-        if not int8 or graph.int8 is None:
+        ranges = self.read_ranges(name) if int8 else None
+        if ranges is None:
             return model
         from engines.quantised_graph import quantised_graph  # imports onnx, which takes its time
 
-        return quantised_graph(model, _read_ranges(self.path, graph, graph.int8))
+        return quantised_graph(model, ranges)
+
+    def read_ranges(self, name: str) -> Int8Ranges | None:
+        """Activation ranges of one graph; None where it is not quantised.
+
+        Raises:
+            BundleError: a file changed since the bundle was opened.
+            EngineError: the ranges are not this graph's.
+        """
+        graph = self.graph(name)
+        return None if graph.int8 is None else _read_ranges(self.path, graph, graph.int8)
 
 
 def open_bundle(path: Path, *, canvas_version: str, canvas_side: int) -> Bundle:

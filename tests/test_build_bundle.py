@@ -27,6 +27,7 @@ RECIPES = {
     # Another share of the films without masks than the stage before: both must hold out the same patients.
     "segmentation-refine": f"every_film = 3\n{_SEGMENTATION}2\n",
     "segmentation-settle": f"{_SEGMENTATION}1\n",
+    "segmentation-opacified": f'initial_run = "any"\nstart_share = 0.5\n{_SEGMENTATION}1\n',
     "classification": f'segmentation = "segmentation"\ntrain_side = 32\n{_CLASSIFICATION}{_FIT}1\n',
     "classification-refine": (
         f'segmentation = "segmentation"\ninitial_run = "classification-first"\n{_CLASSIFICATION}{_FIT}1\n'
@@ -84,7 +85,8 @@ def test_a_data_folder_becomes_a_bundle(tmp_path: Path) -> None:
     drawn = pl.read_parquet(work / "drawn/cohort.parquet")
     assert set(drawn["source"]) == {"nih", "phantom"}
     finished = {path: path.stat().st_mtime_ns for path in work.rglob("last.pt")}
-    assert len(finished) == 5
+    assert len(finished) == 6
+    assert (work / "segmentation/blended.pt").exists()
     build_bundle(data, work, tmp_path / "again", plan)
     assert {path: path.stat().st_mtime_ns for path in work.rglob("last.pt")} == finished, "nothing is redone"
 

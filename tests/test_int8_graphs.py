@@ -156,6 +156,32 @@ def test_the_classification_alone_is_shipped_where_the_segmentation_is_to_blame(
     assert not opened.graph("segmentation").int8
 
 
+def test_a_classification_is_taken_over_with_its_ranges_and_they_are_checked_again(
+    bundle: Bundle, data: Path, tmp_path: Path
+) -> None:
+    films, runs = [data / "films"], data / "runs"
+    add_int8(bundle, films, runs / "quantised", num_films=6, limits=ANY)
+    held = open_bundle(runs / "quantised", canvas_version=CANVAS_VERSION, canvas_side=CANVAS_SIDE)
+    recipe = PackRecipe("segmentation", "quantised", cohorts=("films",), name="joined")
+    joined = pack(recipe, data, runs, tmp_path / "joined")
+    assert joined.read_graph("classification") == held.read_graph("classification")
+    assert joined.read_ranges("classification") == held.read_ranges("classification")
+    assert joined.read_ranges("segmentation") is None, "that was trained, not taken"
+    assert f"Taken unchanged from bundle {held.title}." in joined.model_card
+    assert "classification: not trained for this bundle" in joined.model_card
+    assert "lung Dice, made" in joined.model_card, "figures of the segmentation that was trained"
+    assert joined.manifest.licences == ("phantoms",)
+    found = add_int8(joined, films, tmp_path / "kept", limits=ANY, own_ranges=True)
+    assert found.quantised["segmentation"][0] == 0 < found.quantised["classification"][0]
+    kept = open_bundle(tmp_path / "kept", canvas_version=CANVAS_VERSION, canvas_side=CANVAS_SIDE)
+    assert kept.read_ranges("classification") == held.read_ranges("classification")
+    add_int8(joined, films, tmp_path / "dropped", limits=NONE, own_ranges=True)
+    dropped = open_bundle(tmp_path / "dropped", canvas_version=CANVAS_VERSION, canvas_side=CANVAS_SIDE)
+    assert not dropped.has_int8
+    with pytest.raises(ConfigError, match="holds no int8 ranges"):
+        add_int8(bundle, films, tmp_path / "none", own_ranges=True)
+
+
 def test_every_limit_has_its_say(bundle: Bundle, data: Path) -> None:
     judged = pl.read_parquet(data / "runs/classification/judged.parquet").filter(split="test")
     calibration = Calibration.parse(bundle.calibration, "calibration.json")

@@ -17,7 +17,7 @@ import torch
 from screener.errors import ConfigError
 from screener.records import ZONES
 from training.augmentation import ToneRange, random_tone
-from training.checkpoints import average_of, refuse_seen_patients
+from training.checkpoints import average_of, blend, refuse_seen_patients
 from training.classification_task import (
     ClassificationRecipe,
     ClassificationTask,
@@ -42,6 +42,7 @@ from training.segmentation_data import MASK_SIDE, SegmentationFilms
 from training.segmentation_task import (
     PooledSegmentation,
     SegmentationAugmentation,
+    SegmentationRecipe,
     SegmentationTask,
     held_out_dice,
     synthetic,
@@ -180,6 +181,28 @@ def test_a_checkpoint_without_a_record_needs_its_recipe_beside_it(tmp_path: Path
     describe_run(tmp_path, RECIPE)
     assert run_once(tmp_path) == 1
     assert len(json.loads((tmp_path / "run.json").read_text())["again"]) == 1
+
+
+def test_a_blend_lies_between_both_ends_of_a_run(tmp_path: Path) -> None:
+    end = {"network.weight": torch.tensor([1.0, 5.0]), "network.count": torch.tensor(7)}
+    start = {"network.weight": torch.tensor([3.0, 1.0]), "network.count": torch.tensor(2)}
+    torch.save({"average": end}, tmp_path / "last.pt")
+    blend(tmp_path, start, 0.25)
+    found = average_of(tmp_path, "network.")
+    torch.testing.assert_close(found["weight"], torch.tensor([1.5, 4.0]))
+    assert found["count"] == 7
+    blend(tmp_path, start, 1.0)
+    torch.testing.assert_close(average_of(tmp_path, "network.")["weight"], start["network.weight"])
+    blend(tmp_path, start, 0.0)
+    torch.testing.assert_close(average_of(tmp_path, "network.")["weight"], end["network.weight"])
+
+
+def test_a_start_share_needs_a_start() -> None:
+    assert SegmentationRecipe(initial_run="a", start_share=0.5).start_share == 0.5
+    with pytest.raises(ConfigError, match="expected 0 to 1"):
+        SegmentationRecipe(initial_run="a", start_share=1.5)
+    with pytest.raises(ConfigError, match="needs initial_run"):
+        SegmentationRecipe(start_share=0.5)
 
 
 def test_steps_are_told(tmp_path: Path) -> None:

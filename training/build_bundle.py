@@ -2,7 +2,7 @@
 
     python -m training.build_bundle --data DIR [--work runs/bundle] [--out engines/bundles/demo] [--gpu]
 
-Phantoms, segmentation in three stages, host films with masks, films with drawn findings, classification in
+Phantoms, segmentation in four stages, host films with masks, films with drawn findings, classification in
 two stages, then export, calibration and packing, and int8 ranges if int8 is as good. The decision a reader
 would question: nothing here has settings of its own. Each step runs a recipe, so that what built the bundle
 can be read in `training/recipes`.
@@ -32,7 +32,8 @@ RECIPES = Path(__file__).parent / "recipes"
 _SEGMENTATION = (
     ("segmentation", "segmentation-first"),
     ("segmentation-refine", "segmentation-second"),
-    ("segmentation-settle", "segmentation"),
+    ("segmentation-settle", "segmentation-third"),
+    ("segmentation-opacified", "segmentation"),
 )
 _CLASSIFICATION = (
     ("classification", "classification-first"),

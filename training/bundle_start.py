@@ -61,7 +61,7 @@ def start_facts(bundle: Bundle) -> dict[str, Any]:
     fitted_on = Calibration.parse(bundle.calibration, "calibration.json").fitted_on
     return {
         "initial_bundle": {
-            "bundle": f"{bundle.manifest.name} {bundle.manifest.version}, model {bundle.model_sha256[:12]}",
+            "bundle": bundle.title,
             "model_sha256": bundle.model_sha256,
             "simulated": fitted_on is None or fitted_on.simulated,
             "licences": list(bundle.manifest.licences),

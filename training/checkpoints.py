@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import polars as pl
@@ -20,6 +20,7 @@ from engines.bundle import Bundle, default_bundle, open_bundle
 from screener.canvas import CANVAS_SIDE, CANVAS_VERSION
 from screener.errors import ConfigError
 from training.classification_task import ClassificationRecipe
+from training.fit import write_torch
 from training.networks import ClassificationNetwork, SegmentationNetwork
 from training.recipe import load_recipe
 from training.restore import restore_segmentation
@@ -28,19 +29,46 @@ from training.segmentation_task import SegmentationRecipe
 
 _CHESTXRAY14 = re.compile(r"nih_\d+")
 """Patients of ChestX-ray14 as the index of the shipped bundle's films names them."""
+_BLENDED = "blended.pt"
 _LEFT_OUT = {
     "segmentation": "to take the network of the bundle that ships",
     "initial_bundle": "to start from random weights, or say `shipped`",
+    "classification": "to pack the run `classification`, or say `shipped`",
 }
 
 
 def average_of(folder: Path, prefix: str) -> dict[str, torch.Tensor]:
-    """Averaged weights of a run's last checkpoint, without the prefix of the training module."""
+    """Averaged weights of a run, `blend`'s if there are any, without the prefix of the training module."""
+    blended = folder / _BLENDED
     try:
-        held = torch.load(folder / "last.pt", map_location="cpu", weights_only=True)
+        held = torch.load(
+            blended if blended.exists() else folder / "last.pt", map_location="cpu", weights_only=True
+        )
     except OSError as error:
         raise ConfigError(f"run {folder.name} has no checkpoint; train it first") from error
     return {k.removeprefix(prefix): v for k, v in held["average"].items() if k.startswith(prefix)}
+
+
+def blend(folder: Path, start: Mapping[str, torch.Tensor], share: float) -> None:
+    """Average what a run ended with and what it started from; `average_of` then gives the result.
+
+    A short run on harder films gains on those and loses on others; between both ends of it lie weights that
+    keep most of either (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022).
+
+    Args:
+        folder: run folder with its last checkpoint; `blended.pt` is written there.
+        start: weights of the whole training module that the run started from.
+        share: of `start`, 0 to 1; 0 leaves the run's own weights.
+    """
+    if not share:
+        (folder / _BLENDED).unlink(missing_ok=True)
+        return
+    last = torch.load(folder / "last.pt", map_location="cpu", weights_only=True)["average"]
+    mixed = {
+        name: torch.lerp(end, start[name].to(end), share) if end.is_floating_point() else end
+        for name, end in last.items()
+    }
+    write_torch(folder / _BLENDED, {"average": mixed})
 
 
 def start_from(network: nn.Module, weights: dict[str, torch.Tensor]) -> None:

@@ -113,6 +113,10 @@ def int8(
     cohorts: Annotated[str, typer.Option(help="Cohort folders below the data folder, by comma.")],
     films: Annotated[int, typer.Option(help="Training films that give the activation ranges.")] = 48,
     check_only: Annotated[bool, typer.Option(help="Write the result into the card, and no ranges.")] = False,
+    own_ranges: Annotated[
+        bool,
+        typer.Option(help="Check the ranges that the bundle holds on this machine; drop them if they fail."),
+    ] = False,
 ) -> None:
     """Add int8 ranges to a bundle if int8 is as good on its test films; the model card gets the result."""
     from engines.bundle import open_bundle
@@ -124,7 +128,15 @@ def int8(
 
     opened = open_bundle(bundle, canvas_version=CANVAS_VERSION, canvas_side=CANVAS_SIDE)
     folders = [data / name for name in cohorts.split(",")]
-    found = add_int8(opened, folders, bundle, num_films=films, check_only=check_only, on_step=told)
+    found = add_int8(
+        opened,
+        folders,
+        bundle,
+        num_films=films,
+        check_only=check_only,
+        own_ranges=own_ranges,
+        on_step=told,
+    )
     print(found.markdown(Int8Limits()))  # noqa: T201
     if found.failures(Int8Limits()):
         raise typer.Exit(1)

@@ -16,16 +16,24 @@ import polars as pl
 from training.run_record import FACTS, RECIPE
 
 
-def efforts(segmentation: str | None, classification: str, data: Path, runs: Path) -> list[str]:
+_UNCHECKED = (
+    "A bundle does not say which patients it was trained on: that none of them is among the films of the "
+    "figures below is not checked."
+)
+
+
+def efforts(segmentation: str | None, classification: str | None, data: Path, runs: Path) -> list[str]:
     """Epochs and minutes of each run, and what it started from, as Markdown.
 
     Args:
         segmentation: run folder below the runs folder; None where a bundle's graph was taken over.
-        classification: run folder below the runs folder.
+        classification: likewise.
         data: folder that the starts of segmentation runs are below.
         runs: folder of the runs, and of the starts of classification runs.
     """
     lines = [] if segmentation is None else _effort("segmentation", runs / segmentation, data)
+    if classification is None:
+        return [*lines, f"* classification: not trained for this bundle. {_UNCHECKED}"]
     return [*lines, *_effort("classification", runs / classification, runs)]
 
 
@@ -50,7 +58,4 @@ def _effort(title: str, run: Path, below: Path) -> list[str]:
 
 def _bundle(run: Path) -> str:
     facts = json.loads((run / FACTS).read_text(encoding="utf-8"))["initial_bundle"]
-    return (
-        f"the weights of bundle {facts['bundle']}. A bundle does not say which patients it was "
-        "trained on: that none of them is among the films of the figures below is not checked."
-    )
+    return f"the weights of bundle {facts['bundle']}. {_UNCHECKED}"

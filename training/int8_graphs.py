@@ -115,6 +115,7 @@ def add_int8(
     num_films: int = 48,
     limits: Int8Limits | None = None,
     check_only: bool = False,
+    own_ranges: bool = False,
     on_step: OnStep | None = None,
 ) -> Int8Check:
     """Quantise a bundle's graphs, check them, and write the bundle with their ranges if they pass.
@@ -126,28 +127,31 @@ def add_int8(
         num_films: training films that give the activation ranges.
         limits: what may be lost.
         check_only: only the model card is rewritten; ranges that pass are left out too.
+        own_ranges: check the ranges that the bundle holds, on this machine, and keep them if they pass; no
+            training film is needed.
         on_step: told what is being done.
 
     Returns:
         The last check.
 
     Raises:
-        ConfigError: a cohort that cannot be used.
+        ConfigError: a cohort that cannot be used, or no ranges to check.
         EngineError: a graph that cannot be quantised.
     """
     say = on_step or (lambda _: None)
+    held = {name: ranges for name in GRAPHS if (ranges := bundle.read_ranges(name))} if own_ranges else {}
+    if own_ranges and not held:
+        raise ConfigError("the bundle holds no int8 ranges that could be checked")
     plain = {name: bundle.read_graph(name) for name in GRAPHS}
     say("activation ranges")
-    feeds = _feeds(plain, cohorts, num_films)
+    feeds = {} if held else _feeds(plain, cohorts, num_films)
     calibration = Calibration.parse(bundle.calibration, "calibration.json", bundle.model_sha256)
     say("reference")
     search = _Search(plain, feeds, cohorts, calibration, _judged(plain, cohorts), limits or Int8Limits(), say)
-    found, ranges = search.run(GRAPHS)
-    for alone in ("classification", "segmentation"):
-        if not found.failures(search.limits):
-            break
-        say(f"{alone} alone")
-        found, ranges = search.run((alone,))
+    if held:
+        found, ranges = search.check(held), held
+    else:
+        found, ranges = search.best()
     section, kept = found.markdown(search.limits), ranges
     if found.failures(search.limits) or check_only:
         kept = {}
@@ -169,6 +173,22 @@ class _Search:
     limits: Int8Limits
     say: OnStep
 
+    def best(self) -> tuple[Int8Check, dict[str, Int8Ranges]]:
+        """Both graphs, else the one, else the other: the first that passes, or the last try."""
+        found, ranges = self.run(GRAPHS)
+        for alone in ("classification", "segmentation"):
+            if not found.failures(self.limits):
+                break
+            self.say(f"{alone} alone")
+            found, ranges = self.run((alone,))
+        return found, ranges
+
+    def check(self, ranges: dict[str, Int8Ranges]) -> Int8Check:
+        """Hold the graphs with these ranges against the bundle's own."""
+        quantised = {name: quantised_graph(self.plain[name], ranges[name]) for name in ranges}
+        graphs = self.plain | quantised
+        return check(self.reference, _judged(graphs, self.cohorts), self.calibration, graphs)
+
     def run(self, names: Sequence[str]) -> tuple[Int8Check, dict[str, Int8Ranges]]:
         """Quantise the named graphs and give layers back until the check passes or the rounds are over.
 
@@ -177,9 +197,7 @@ class _Search:
         ranges = {name: measure_ranges(self.plain[name], self.feeds[name]) for name in names}
         for turn in range(_ROUNDS[len(names)]):
             self.say(f"check {turn + 1}")
-            quantised = {name: quantised_graph(self.plain[name], ranges[name]) for name in names}
-            graphs = self.plain | quantised
-            found = check(self.reference, _judged(graphs, self.cohorts), self.calibration, graphs)
+            found = self.check(ranges)
             failed = found.failures(self.limits)
             if not failed or turn == _ROUNDS[len(names)] - 1:
                 break

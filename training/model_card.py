@@ -47,7 +47,7 @@ _NONE_DRAWN = """\
 """
 _CONTINUED = """\
 >
-> **The classification went on from the weights of bundle {bundle}**{simulated}. Its model card holds
+> **The classification {verb} bundle {bundle}**{simulated}. Its model card holds
 > for these weights, too.
 """
 
@@ -60,7 +60,7 @@ Two ONNX graphs (16-bit weights, float32 arithmetic):
   is an upright frontal chest film. U-Net at half resolution. Anatomical convention: heart shadow excluded;
   consolidated and opacified lung included.{taken_over}
 * `classification.onnx`: lung crop at {crop} px to pneumoconiosis and tuberculosis (independent), stage 0-III,
-  six zone levels and activation maps. DenseNet-121 layout, growth rate {growth}.{untrained}
+  six zone levels and activation maps. DenseNet-121 layout, growth rate {growth}.{classified}{untrained}
 
 ## Data and licences
 
@@ -128,6 +128,8 @@ class CardFacts:
     failure_modes: Sequence[str] = ()
     segmentation_from: str | None = None
     """Bundle that the segmentation was taken from unchanged; None where it was trained."""
+    classification_from: str | None = None
+    """The same of the classification."""
 
 
 def model_card(
@@ -145,8 +147,9 @@ def model_card(
     lungs = [*exported_dice(films)]
     if segmentation is not None:
         lungs += [*segmentation_figures(segmentation), *frontal_figures(segmentation)]
+    verb = "is that of" if facts.classification_from else "went on from the weights of"
     parts = [
-        _HEAD.format(name=facts.name, intended=facts.intended_use, origin=_origin(judged, facts.run)),
+        _HEAD.format(name=facts.name, intended=facts.intended_use, origin=_origin(judged, facts.run, verb)),
         _body(judged, facts),
         _table("Lungs and view", lungs) if lungs else "",
         _TORCH if segmentation is not None else "",
@@ -160,12 +163,12 @@ def model_card(
     return "\n".join(part for part in parts if part)
 
 
-def _origin(judged: pl.DataFrame, run: Mapping[str, Any]) -> str:
+def _origin(judged: pl.DataFrame, run: Mapping[str, Any], verb: str) -> str:
     start = run.get("initial_bundle")
     if start is None:
         return _labels(judged, run)
     simulated = ", which were trained on simulated findings" if start["simulated"] else ""
-    return _labels(judged, run) + _CONTINUED.format(bundle=start["bundle"], simulated=simulated)
+    return _labels(judged, run) + _CONTINUED.format(verb=verb, bundle=start["bundle"], simulated=simulated)
 
 
 def _labels(judged: pl.DataFrame, run: Mapping[str, Any]) -> str:
@@ -197,6 +200,9 @@ def _body(judged: pl.DataFrame, facts: CardFacts) -> str:
         crop=facts.network.crop_side,
         growth=facts.network.growth,
         taken_over=f" Taken unchanged from bundle {source}; its card has its figures." if source else "",
+        classified=(
+            f" Taken unchanged from bundle {facts.classification_from}." if facts.classification_from else ""
+        ),
         untrained=f" **{instead.capitalize()}: {', '.join(untrained)}.**" if untrained else "",
         licences="\n".join(f"* {line}" for line in facts.licences) or "No terms were named.",
         not_used=f"\n{facts.not_used}\n" if facts.not_used else "",

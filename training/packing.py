@@ -9,9 +9,10 @@ and not a campaign's; the card says so, and `screener calibrate` replaces them b
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,7 @@ from engines.quantised_graph import num_quantised_convolutions
 from screener.canvas import CANVAS_SIDE, CANVAS_VERSION
 from screener.errors import ConfigError
 from screener.records import ZONES
+from training.bundle_start import SHIPPED, start_facts
 from training.checkpoints import load_classification, load_segmentation, network_bundle
 from training.classification_task import ClassificationRecipe
 from training.crops import canvases, read_cohort
@@ -44,9 +46,11 @@ from training.figures import labels_of
 from training.label_checks import LABELS_OF, check_labels
 from training.metrics import dice
 from training.model_card import CardFacts, model_card
+from training.networks import ClassificationConfig
 from training.origin import num_simulated
 from training.recipe import load_recipe
-from training.run_record import FACTS, RECIPE
+from training.restore import restore_networks
+from training.run_record import FACTS, RECIPE, circumstances
 from training.segmentation_data import read_grey
 
 PARITY = 1e-4
@@ -66,7 +70,8 @@ class PackRecipe:
     segmentation: str | None = None
     """Run folder or bundle, below the runs folder; left out, what the classification's recipe names."""
     classification: str = "classification"
-    """Run folder of the classification network, below the runs folder."""
+    """Run folder of the classification network, below the runs folder. Or a bundle there, or `shipped` for
+    the bundle that ships: its graph is taken over byte by byte, with its int8 ranges."""
     cohorts: tuple[str, ...] = ("cohort",)
     """Cohort folders, below the data folder, whose calibration and test parts judge the bundle."""
     name: str = "demo"
@@ -95,28 +100,40 @@ class Graphs:
         return identity_of(sha256(self.segmentation).hexdigest(), sha256(self.classification).hexdigest())
 
 
-def export_graphs(segmentation: Bundle | Path, classification_run: Path) -> Graphs:
+def export_graphs(segmentation: Bundle | Path, classification: Bundle | Path) -> Graphs:
     """Export both networks and hold them against torch.
 
     Args:
         segmentation: run folder, or a bundle whose graph is taken over byte by byte.
-        classification_run: run folder.
+        classification: likewise.
 
     Raises:
         ConfigError: a run without checkpoint, or an output that differs by more than `PARITY`.
     """
-    classification = load_classification(classification_run)
-    round_weights(classification)
-    feeds = example_feeds(2)
-    exported = export_classification(classification)
-    _check_parity(largest_difference(exported, classification, feeds, CLASSIFICATION_OUTPUTS))
-    if isinstance(segmentation, Bundle):
-        return Graphs(segmentation.read_graph("segmentation"), exported)
-    network = load_segmentation(segmentation)
+    return Graphs(
+        segmentation.read_graph("segmentation")
+        if isinstance(segmentation, Bundle)
+        else _exported_segmentation(segmentation),
+        classification.read_graph("classification")
+        if isinstance(classification, Bundle)
+        else _exported_classification(classification),
+    )
+
+
+def _exported_segmentation(run: Path) -> bytes:
+    network, feeds = load_segmentation(run), example_feeds(2)
     round_weights(network)
     graph = export_segmentation(network)
     _check_parity(largest_difference(graph, network, {"canvas": feeds["canvas"]}, SEGMENTATION_OUTPUTS))
-    return Graphs(graph, exported)
+    return graph
+
+
+def _exported_classification(run: Path) -> bytes:
+    network = load_classification(run)
+    round_weights(network)
+    graph = export_classification(network)
+    _check_parity(largest_difference(graph, network, example_feeds(2), CLASSIFICATION_OUTPUTS))
+    return graph
 
 
 def _check_parity(differences: dict[str, float]) -> None:
@@ -231,31 +248,32 @@ def pack(recipe: PackRecipe, data: Path, runs: Path, out: Path, *, on_films: OnF
         recipe: which runs and cohorts.
         data: folder that the cohorts are below.
         runs: folder that the runs are below.
-        out: bundle folder to write. `judged.parquet` goes beside the classification checkpoint.
+        out: bundle folder to write. `judged.parquet` goes beside the classification checkpoint, or into a
+            folder of its own below `runs` where a bundle's classification was taken.
         on_films: see `judge`.
 
     Raises:
         ConfigError: a run or cohort that cannot be used, a calibration or test part without films or with one
             kind of them, or a failed verification.
     """
-    run = runs / recipe.classification
-    trained = load_recipe(run / RECIPE, ClassificationRecipe)
-    source = recipe.segmentation or trained.segmentation
+    chosen = _classification_of(recipe.classification, runs, out)
+    source = recipe.segmentation or chosen.segmentation
     bundle = network_bundle(source, runs)
     tables = pl.concat([read_cohort(data / name) for name in recipe.cohorts], how="diagonal_relaxed")
     check_labels(tables, tuple(LABELS_OF), ("calibration", "test"), trained=False)
-    graphs = export_graphs(bundle or runs / str(source), run)
+    graphs = export_graphs(bundle or runs / str(source), chosen.origin)
     judged = pl.concat(
         [judge(graphs, data / name, ("calibration", "test"), on_films=on_films) for name in recipe.cohorts],
         how="diagonal_relaxed",
     )
-    judged.write_parquet(run / "judged.parquet")
+    chosen.beside.mkdir(parents=True, exist_ok=True)
+    judged.write_parquet(chosen.beside / "judged.parquet")
     calibration = calibrate(judged, graphs.model_sha256)
-    calibration.save(run / "calibration.json")
-    facts = json.loads((run / FACTS).read_text(encoding="utf-8"))
+    calibration.save(chosen.beside / "calibration.json")
     taken_over = () if bundle is None else bundle.manifest.licences
-    started_from = facts.get("initial_bundle", {}).get("licences", ())
+    started_from = chosen.facts.get("initial_bundle", {}).get("licences", ())
     licences = tuple(dict.fromkeys((*recipe.licences, *taken_over, *started_from)))
+    trained_runs = (None if bundle else source, None if chosen.taken else recipe.classification)
     card = model_card(
         judged,
         calibration,
@@ -265,12 +283,11 @@ def pack(recipe: PackRecipe, data: Path, runs: Path, out: Path, *, on_films: OnF
             licences=licences,
             not_used=recipe.not_used,
             failure_modes=recipe.failure_modes,
-            network=trained.network,
-            training="\n".join(efforts(None if bundle else source, recipe.classification, data, runs)),
-            run=facts,
-            segmentation_from=None
-            if bundle is None
-            else f"{bundle.manifest.name} {bundle.manifest.version}, model {bundle.model_sha256[:12]}",
+            network=chosen.network,
+            training="\n".join(efforts(*trained_runs, data, runs)),
+            run=chosen.facts,
+            segmentation_from=None if bundle is None else bundle.title,
+            classification_from=None if chosen.taken is None else chosen.taken.title,
         ),
         segmentation=None if bundle else pl.read_parquet(runs / str(source) / "test.parquet"),
     )
@@ -285,9 +302,42 @@ def pack(recipe: PackRecipe, data: Path, runs: Path, out: Path, *, on_films: OnF
             classification=graphs.classification,
             labels=Labels(("pneumoconiosis", "tb"), ("0", "I", "II", "III"), ZONES),
             mask_convention="patient_right_then_left",
-            calibration=(run / "calibration.json").read_bytes(),
+            calibration=(chosen.beside / "calibration.json").read_bytes(),
             model_card=card,
             licences=licences,
             intended_use=INTENDED_USE,
+            classification_int8=chosen.taken.read_ranges("classification") if chosen.taken else None,
         ),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Classification:
+    """Where the classification comes from, and what is known of it."""
+
+    origin: Bundle | Path
+    """Bundle, or run folder."""
+    beside: Path
+    """Folder for what the packing finds out."""
+    network: ClassificationConfig
+    facts: Mapping[str, Any]
+    """`run.json` of the run; of a bundle, what it says of itself."""
+    segmentation: str | None
+    """That its crops were made with, as its recipe names it."""
+
+    @property
+    def taken(self) -> Bundle | None:
+        """The bundle, if it is one."""
+        return self.origin if isinstance(self.origin, Bundle) else None
+
+
+def _classification_of(name: str, runs: Path, out: Path) -> _Classification:
+    bundle = network_bundle(None if name == SHIPPED else name, runs, "classification")
+    if bundle is not None:
+        config = restore_networks(bundle)[1].config
+        facts = circumstances() | start_facts(bundle)
+        return _Classification(bundle, runs / f"{out.name}-judged", config, facts, None)
+    run = runs / name
+    recipe = load_recipe(run / RECIPE, ClassificationRecipe)
+    facts = json.loads((run / FACTS).read_text(encoding="utf-8"))
+    return _Classification(run, run, recipe.network, facts, recipe.segmentation)

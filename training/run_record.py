@@ -26,9 +26,17 @@ from training.recipe import load_recipe, to_toml
 RECIPE = "recipe.toml"
 FACTS = "run.json"
 MAY_CHANGE = frozenset(
-    {"fit.epochs", "fit.evaluate_every", "fit.threads", "fit.compile", "fit.cuda_graphs", "fit.accelerator"}
+    {
+        "fit.epochs",
+        "fit.evaluate_every",
+        "fit.threads",
+        "fit.compile",
+        "fit.cuda_graphs",
+        "fit.accelerator",
+        "start_share",
+    }
 )
-"""Settings of a recipe that a continued run may change: how long, and on what."""
+"""Settings of a recipe that a continued run may change: how long, on what, and what follows the last step."""
 
 RunIdentity = Mapping[str, str]
 """What a checkpoint belongs to: a setting's name to its value as JSON, and the hash of the training films."""
@@ -86,18 +94,19 @@ def describe_run(folder: Path, recipe: object, facts: Mapping[str, Any] | None =
     """
     folder.mkdir(parents=True, exist_ok=True)
     known = folder / FACTS
-    described = _circumstances() | dict(facts or {})
+    described = circumstances() | dict(facts or {})
     if (folder / "last.pt").exists() and (folder / RECIPE).exists():
         refuse_another_run(
             run_identity(load_recipe(folder / RECIPE, type(recipe)), ()), run_identity(recipe, ()), folder
         )
         first = json.loads(known.read_text(encoding="utf-8")) if known.exists() else {}
-        described = first | {"again": [*first.get("again", ()), _circumstances()]}
+        described = first | {"again": [*first.get("again", ()), circumstances()]}
     (folder / RECIPE).write_text(to_toml(recipe), encoding="utf-8")
     known.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
 
 
-def _circumstances() -> dict[str, Any]:
+def circumstances() -> dict[str, Any]:
+    """Commit, versions, machine and arguments of this process."""
     versions = {"python": platform.python_version(), "torch": torch.__version__, "polars": pl.__version__}
     changes = _git("status", "--porcelain", "--untracked-files=no")
     return {

@@ -18,7 +18,13 @@ import torch
 
 from screener.errors import ConfigError
 from training.bundle_start import inherited_start, start_facts
-from training.checkpoints import average_of, load_classification, load_segmentation, refuse_seen_patients
+from training.checkpoints import (
+    average_of,
+    blend,
+    load_classification,
+    load_segmentation,
+    refuse_seen_patients,
+)
 from training.classification_task import ClassificationRecipe, ClassificationTask, Predictions
 from training.classifier_fit import crops_of, fit_classifier, start_of
 from training.cohort import made_parts
@@ -97,6 +103,7 @@ def train_segmentation(
         start = data / recipe.initial_run
         refuse_seen_patients(start, data, [*validation.patients, *test.patients])
         network.network.load_state_dict(average_of(start, "network."))
+    began = {name: weight.clone() for name, weight in network.state_dict().items()}
     describe_run(folder, recipe)
     names = [f"{i:05d}_{source}" for i, source in enumerate(everything.sources)]
     write_split(folder / "split.csv", names, list(everything.patients), list(parts))
@@ -106,6 +113,7 @@ def train_segmentation(
     identity = run_identity(recipe, shown)
     result = Trainer(network, task, recipe.fit, folder, identity=identity).run(on_epoch, on_step)
     draw_curves(folder / "metrics.parquet", folder / "curves.png")
+    blend(folder, began, recipe.start_share)
     unseen = [film for name in recipe.cohorts for film in read_cohort_films(data / name, "test")]
     if unseen:
         test = test.joined(gather(unseen))

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from screener.errors import ConfigError
 from training.augmentation import (
     AffineRange,
     ToneRange,
@@ -79,9 +80,18 @@ class SegmentationRecipe:
     """One in so many of the cohorts' pictures is used."""
     initial_run: str | None = None
     """Run folder below the data folder whose weights to start from."""
+    start_share: float = 0.0
+    """Share, 0 to 1, of the weights that the run started from in those that it ends with: see
+    `training.checkpoints.blend`."""
     network: SegmentationConfig = field(default_factory=SegmentationConfig)
     augmentation: SegmentationAugmentation = field(default_factory=SegmentationAugmentation)
     fit: FitRecipe = field(default_factory=FitRecipe)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start_share <= 1:
+            raise ConfigError(f"start_share {self.start_share}: expected 0 to 1")
+        if self.start_share and self.initial_run is None:
+            raise ConfigError("start_share needs initial_run: a run from random weights has no start to keep")
 
 
 @dataclass(frozen=True, slots=True)
