@@ -139,19 +139,16 @@ def add_int8(
         EngineError: a graph that cannot be quantised.
     """
     say = on_step or (lambda _: None)
-    held = {name: ranges for name in GRAPHS if (ranges := bundle.read_ranges(name))} if own_ranges else {}
+    held = {name: own for name in GRAPHS if own_ranges and (own := bundle.read_ranges(name))}
     if own_ranges and not held:
         raise ConfigError("the bundle holds no int8 ranges that could be checked")
     plain = {name: bundle.read_graph(name) for name in GRAPHS}
-    say("activation ranges")
+    say("ranges of the bundle" if held else "activation ranges")
     feeds = {} if held else _feeds(plain, cohorts, num_films)
     calibration = Calibration.parse(bundle.calibration, "calibration.json", bundle.model_sha256)
     say("reference")
     search = _Search(plain, feeds, cohorts, calibration, _judged(plain, cohorts), limits or Int8Limits(), say)
-    if held:
-        found, ranges = search.check(held), held
-    else:
-        found, ranges = search.best()
+    found, ranges = (search.check(held), held) if held else search.best()
     section, kept = found.markdown(search.limits), ranges
     if found.failures(search.limits) or check_only:
         kept = {}
