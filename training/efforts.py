@@ -15,7 +15,6 @@ import polars as pl
 
 from training.run_record import FACTS, RECIPE
 
-
 _UNCHECKED = (
     "A bundle does not say which patients it was trained on: that none of them is among the films of the "
     "figures below is not checked."
