@@ -51,6 +51,7 @@ from training.segmentation_task import (
 from training.splits import PARTS, write_split
 
 __all__ = [
+    "dealt_films",
     "load_classification",
     "load_segmentation",
     "predictions_table",
@@ -59,6 +60,8 @@ __all__ = [
     "thinned",
     "train_classification",
     "train_segmentation",
+    "training_films",
+    "write_dealt",
 ]
 
 
@@ -82,15 +85,10 @@ def train_segmentation(
     Raises:
         ConfigError: an index that cannot be used (names file and row), or the folder holds another run.
     """
-    films = read_pairs(data / recipe.pairs)
-    if recipe.films is not None:
-        films += read_films(data / recipe.films, prefixes=recipe.film_prefixes)
+    everything, parts = dealt_films(recipe, data)
     phantoms = [film for name in recipe.cohorts for film in read_cohort_films(data / name, "train")]
-    everything = gather(films)
-    parts = parts_of(everything, seed=recipe.fit.seed)
     validation, test = everything.take(parts == "calibration"), everything.take(parts == "test")
-    # Thinned after the split: a run and the one that it starts from must agree on who is held out.
-    train = repeated(thinned(everything.take(parts == "train"), recipe.every_film), recipe.repeat_real)
+    train = training_films(recipe, everything, parts)
     if not len(validation) or not len(train) or not len(test):
         raise ConfigError(
             f"{len(everything)} films are too few to split into training, validation and test patients"
@@ -105,8 +103,7 @@ def train_segmentation(
         network.network.load_state_dict(average_of(start, "network."))
     began = {name: weight.clone() for name, weight in network.state_dict().items()}
     describe_run(folder, recipe)
-    names = [f"{i:05d}_{source}" for i, source in enumerate(everything.sources)]
-    write_split(folder / "split.csv", names, list(everything.patients), list(parts))
+    write_dealt(folder, everything, parts)
     task = SegmentationTask(train, validation, recipe.augmentation)
     settle_first(network, task, recipe.fit, folder)
     shown = [f"{source}/{patient}" for source, patient in zip(train.sources, train.patients, strict=True)]
@@ -119,6 +116,35 @@ def train_segmentation(
         test = test.joined(gather(unseen))
     held_out_dice(load_segmentation(folder), test).write_parquet(folder / "test.parquet")
     return result
+
+
+def dealt_films(recipe: SegmentationRecipe, data: Path) -> tuple[SegmentationFilms, npt.NDArray[np.str_]]:
+    """Every film of a recipe's indexes, and (N,) the part of the split that each is in.
+
+    Raises:
+        ConfigError: an index that cannot be used; names file and row.
+    """
+    films = read_pairs(data / recipe.pairs)
+    if recipe.films is not None:
+        films += read_films(data / recipe.films, prefixes=recipe.film_prefixes)
+    everything = gather(films)
+    return everything, parts_of(everything, seed=recipe.fit.seed)
+
+
+def training_films(
+    recipe: SegmentationRecipe, everything: SegmentationFilms, parts: npt.NDArray[np.str_]
+) -> SegmentationFilms:
+    """The training part as an epoch sees it, without phantoms.
+
+    Thinned after the split: a run and the one that it starts from must agree on who is held out.
+    """
+    return repeated(thinned(everything.take(parts == "train"), recipe.every_film), recipe.repeat_real)
+
+
+def write_dealt(folder: Path, everything: SegmentationFilms, parts: npt.NDArray[np.str_]) -> None:
+    """Write who is where into a run folder's `split.csv`."""
+    names = [f"{i:05d}_{source}" for i, source in enumerate(everything.sources)]
+    write_split(folder / "split.csv", names, list(everything.patients), list(parts))
 
 
 def thinned(films: SegmentationFilms, every: int) -> SegmentationFilms:

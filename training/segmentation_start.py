@@ -20,10 +20,8 @@ from training.fit import write_torch
 from training.networks import SegmentationNetwork
 from training.recipe import load_recipe
 from training.run_record import describe_run
-from training.runs import repeated, thinned
-from training.segmentation_data import gather, parts_of, read_films, read_pairs
+from training.runs import dealt_films, training_films, write_dealt
 from training.segmentation_task import PooledSegmentation, SegmentationRecipe, SegmentationTask
-from training.splits import write_split
 
 
 def start_folder(recipe: SegmentationRecipe, data: Path, folder: Path, *, num_batches: int = 12) -> None:
@@ -39,19 +37,14 @@ def start_folder(recipe: SegmentationRecipe, data: Path, folder: Path, *, num_ba
         ConfigError: an index that cannot be used; names file and row.
         RuntimeError: a network of another shape.
     """
-    films = read_pairs(data / recipe.pairs)
-    if recipe.films is not None:
-        films += read_films(data / recipe.films, prefixes=recipe.film_prefixes)
-    everything = gather(films)
-    parts = parts_of(everything, seed=recipe.fit.seed)
-    train = repeated(thinned(everything.take(parts == "train"), recipe.every_film), recipe.repeat_real)
+    everything, parts = dealt_films(recipe, data)
     network = PooledSegmentation(SegmentationNetwork(recipe.network))
     folded = load_folded(network, PooledSegmentation(segmentation_of(None, folder.parent)))
+    train = training_films(recipe, everything, parts)
     task = SegmentationTask(train, everything.take(parts == "calibration"), recipe.augmentation)
     measure_folded(network, folded, task, recipe.fit, num_batches)
     describe_run(folder, replace(recipe, initial_run=None, start_share=0.0, cohorts=()))
-    names = [f"{i:05d}_{source}" for i, source in enumerate(everything.sources)]
-    write_split(folder / "split.csv", names, list(everything.patients), list(parts))
+    write_dealt(folder, everything, parts)
     write_torch(folder / "last.pt", {"average": network.state_dict()})
 
 
