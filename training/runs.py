@@ -185,7 +185,7 @@ def train_classification(
     begun = (folder / "last.pt").exists()
     start = None if begun else start_of(recipe, data, runs)
     made = {part for name in recipe.cohorts for part in made_parts(data / name)}
-    parts = tuple(part for part in PARTS if part in made)
+    parts = tuple(part for part in PARTS if part in made or part != "test")
     films = crops_of(recipe, data, runs, folder.parent / "crops", parts)
     train, validation = films.part("train"), films.part("calibration")
     began = start_facts(start) if start else inherited_start(recipe.initial_run, runs)
