@@ -140,6 +140,8 @@ def add_int8(
     """
     say = on_step or (lambda _: None)
     held = {name: own for name in GRAPHS if own_ranges and (own := bundle.read_ranges(name))}
+    if own_ranges and check_only:
+        raise ConfigError("own ranges are kept or dropped by their check: leave --check-only out")
     if own_ranges and not held:
         raise ConfigError("the bundle holds no int8 ranges that could be checked")
     plain = {name: bundle.read_graph(name) for name in GRAPHS}

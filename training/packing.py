@@ -258,7 +258,8 @@ def pack(recipe: PackRecipe, data: Path, runs: Path, out: Path, *, on_films: OnF
     """
     chosen = _classification_of(recipe.classification, runs, out)
     source = recipe.segmentation or chosen.segmentation
-    bundle = network_bundle(source, runs)
+    own = recipe.segmentation is None and chosen.taken is not None
+    bundle = chosen.taken if own else network_bundle(source, runs)
     tables = pl.concat([read_cohort(data / name) for name in recipe.cohorts], how="diagonal_relaxed")
     check_labels(tables, tuple(LABELS_OF), ("calibration", "test"), trained=False)
     graphs = export_graphs(bundle or runs / str(source), chosen.origin)
@@ -336,7 +337,9 @@ def _classification_of(name: str, runs: Path, out: Path) -> _Classification:
     if bundle is not None:
         config = restore_networks(bundle)[1].config
         facts = circumstances() | start_facts(bundle)
-        return _Classification(bundle, runs / f"{out.name}-judged", config, facts, None)
+        return _Classification(
+            bundle, runs / f"{out.name}-judged", config, facts, None
+        )  # its own segmentation, too
     run = runs / name
     recipe = load_recipe(run / RECIPE, ClassificationRecipe)
     facts = json.loads((run / FACTS).read_text(encoding="utf-8"))

@@ -103,6 +103,7 @@ def train_segmentation(
         network.network.load_state_dict(average_of(start, "network."))
     began = {name: weight.clone() for name, weight in network.state_dict().items()}
     describe_run(folder, recipe)
+    blend(folder, began, 0.0)  # of an earlier, shorter training
     write_dealt(folder, everything, parts)
     task = SegmentationTask(train, validation, recipe.augmentation)
     settle_first(network, task, recipe.fit, folder)

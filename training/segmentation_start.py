@@ -5,8 +5,8 @@
 A bundle holds weights with normalisation folded in, and not who was held out. Normalisations are taken
 apart again and measured on the recipe's films; the split is the recipe's. The decision a reader would
 question: that the bundle was trained on this very split cannot be checked here. With the shipped recipes'
-pairs and seed that holds for films with masks. Films without were dealt otherwise then: what a run that starts
-here says of the frontal head is not of unseen patients.
+pairs and seed that holds for films with masks. Films without were dealt otherwise then: what a run that
+starts here says of the frontal head is not of unseen patients.
 """
 
 from __future__ import annotations
