@@ -171,15 +171,21 @@ def test_a_classification_is_taken_over_with_its_ranges_and_they_are_checked_aga
     assert "classification: not trained for this bundle" in joined.model_card
     assert "lung Dice, made" in joined.model_card, "figures of the segmentation that was trained"
     assert joined.manifest.licences == ("phantoms",)
+    assert "not checked with this segmentation" in joined.model_card
+    whole = pack(PackRecipe(None, "quantised", cohorts=("films",)), data, runs, tmp_path / "whole")
+    assert whole.read_graph("segmentation") == held.read_graph("segmentation"), "its own, not the shipped one"
     found = add_int8(joined, films, tmp_path / "kept", limits=ANY, own_ranges=True)
     assert found.quantised["segmentation"][0] == 0 < found.quantised["classification"][0]
     kept = open_bundle(tmp_path / "kept", canvas_version=CANVAS_VERSION, canvas_side=CANVAS_SIDE)
     assert kept.read_ranges("classification") == held.read_ranges("classification")
+    assert "not checked with this segmentation" not in kept.model_card
     add_int8(joined, films, tmp_path / "dropped", limits=NONE, own_ranges=True)
     dropped = open_bundle(tmp_path / "dropped", canvas_version=CANVAS_VERSION, canvas_side=CANVAS_SIDE)
     assert not dropped.has_int8
     with pytest.raises(ConfigError, match="holds no int8 ranges"):
         add_int8(bundle, films, tmp_path / "none", own_ranges=True)
+    with pytest.raises(ConfigError, match="leave --check-only out"):
+        add_int8(joined, films, tmp_path / "none", own_ranges=True, check_only=True)
 
 
 def test_every_limit_has_its_say(bundle: Bundle, data: Path) -> None:

@@ -29,13 +29,12 @@ from engines.quantize import Arrays, measure_ranges, sensitivities
 from screener.errors import ConfigError
 from training.crops import canvases, read_cohort
 from training.figures import probabilities_of
-from training.packing import Graphs, judge
+from training.packing import INT8_HEADING, Graphs, judge
 
 _ROUNDS = {1: 4, 2: 2}
 """By the number of graphs that are quantised together: while it is open whose fault a flip is, few."""
 _LAYERS_A_ROUND = {"segmentation": 4, "classification": 8}
 _SENSITIVITY_FILMS = 4
-_HEADING = "\n## INT8\n"
 _LEFT_OUT = "The check alone was asked for (`--check-only`): this bundle holds no int8 ranges."
 
 OnStep = Callable[[str], None]
@@ -99,7 +98,7 @@ class Int8Check:
         verdict = "not shipped: " + "; ".join(failed) if failed else "within the limits"
         layers = ", ".join(f"{name} {done} of {of}" for name, (done, of) in self.quantised.items())
         return (
-            f"{_HEADING}\n`screener train int8` on {self.num_films} test films, against {self.reference}:"
+            f"{INT8_HEADING}\n`screener train int8` on {self.num_films} test films, against {self.reference}:"
             f" {verdict}.\nConvolutions in int8: {layers}.\n\n"
             f"| figure | {self.reference} | int8 | limit |\n| --- | --- | --- | --- |\n{table}\n"
             f"| stages that flip | - | {self.stage_flips:.2%} | below {limits.flips:.0%} |\n"
@@ -282,7 +281,7 @@ def _worst(name: str, model: bytes, ranges: Int8Ranges, feeds: Arrays) -> list[s
 
 def _rewrite(bundle: Bundle, out: Path, int8: dict[str, Int8Ranges], section: str) -> None:
     manifest = bundle.manifest
-    card = bundle.model_card.partition(_HEADING)[0]
+    card = bundle.model_card.partition(INT8_HEADING)[0]
     kept = {name: ranges for name, ranges in int8.items() if ranges.largest}
     contents = BundleContents(
         name=manifest.name,

@@ -53,11 +53,17 @@ from training.restore import restore_networks
 from training.run_record import FACTS, RECIPE, circumstances
 from training.segmentation_data import read_grey
 
+INT8_HEADING = "\n## INT8\n"
 PARITY = 1e-4
 """Largest difference between torch and ONNX in float32 that passes, on every output but `box` (pixels)."""
 INTENDED_USE = (
     "Research and epidemiological triage; not a medical device; no diagnosis or compensation decision; "
     "qualified reader required."
+)
+
+_TAKEN_RANGES = (
+    "The ranges of the classification were taken over with it. They are not checked with this segmentation: "
+    "run `screener train int8 --own-ranges`."
 )
 
 OnFilms = Callable[[str, int, int], None]
@@ -68,7 +74,8 @@ class PackRecipe:
     """What goes into a bundle."""
 
     segmentation: str | None = None
-    """Run folder or bundle, below the runs folder; left out, what the classification's recipe names."""
+    """Run folder or bundle, below the runs folder; left out, what the classification's recipe names, or the
+    bundle's own."""
     classification: str = "classification"
     """Run folder of the classification network, below the runs folder. Or a bundle there, or `shipped` for
     the bundle that ships: its graph is taken over byte by byte, with its int8 ranges."""
@@ -292,6 +299,9 @@ def pack(recipe: PackRecipe, data: Path, runs: Path, out: Path, *, on_films: OnF
         ),
         segmentation=None if bundle else pl.read_parquet(runs / str(source) / "test.parquet"),
     )
+    ranges = chosen.taken.read_ranges("classification") if chosen.taken else None
+    if ranges is not None:
+        card += f"{INT8_HEADING}\n{_TAKEN_RANGES}\n"
     return write_bundle(
         out,
         BundleContents(
@@ -307,7 +317,7 @@ def pack(recipe: PackRecipe, data: Path, runs: Path, out: Path, *, on_films: OnF
             model_card=card,
             licences=licences,
             intended_use=INTENDED_USE,
-            classification_int8=chosen.taken.read_ranges("classification") if chosen.taken else None,
+            classification_int8=ranges,
         ),
     )
 
@@ -324,7 +334,7 @@ class _Classification:
     facts: Mapping[str, Any]
     """`run.json` of the run; of a bundle, what it says of itself."""
     segmentation: str | None
-    """That its crops were made with, as its recipe names it."""
+    """That its crops were made with, as its recipe names it; None is the shipped one, of a bundle its own."""
 
     @property
     def taken(self) -> Bundle | None:
@@ -337,9 +347,7 @@ def _classification_of(name: str, runs: Path, out: Path) -> _Classification:
     if bundle is not None:
         config = restore_networks(bundle)[1].config
         facts = circumstances() | start_facts(bundle)
-        return _Classification(
-            bundle, runs / f"{out.name}-judged", config, facts, None
-        )  # its own segmentation, too
+        return _Classification(bundle, runs / f"{out.name}-judged", config, facts, None)
     run = runs / name
     recipe = load_recipe(run / RECIPE, ClassificationRecipe)
     facts = json.loads((run / FACTS).read_text(encoding="utf-8"))
