@@ -168,10 +168,7 @@ def _bundle() -> Iterator[Check]:
     except BundleError as error:
         yield Check("bundle", "default", State.BROKEN, str(error), "reinstall screener")
         return
-    found = (
-        f"{bundle.manifest.name} {bundle.manifest.version}, model {bundle.model_sha256[:12]}, hashes verified"
-    )
-    yield Check("bundle", "default", State.FINE, found)
+    yield Check("bundle", "default", State.FINE, f"{bundle.title}, hashes verified")
 
 
 OPTIONAL = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from training.pretrain_task import PretrainRecipe, pretrain
 from training.recipe import FitRecipe
 from training.runs import load_classification, load_segmentation, train_classification, train_segmentation
 from training.segmentation_task import SegmentationRecipe
+from training.splits import PARTS
 from training.study import StudyRecipe, compare
 
 FIT = FitRecipe(epochs=1, batch_size=4, precision="32-true", accelerator="cpu")
@@ -94,6 +96,25 @@ def test_a_run_leaves_what_a_reader_needs(runs: Path) -> None:
     assert table["logit_stage0"].is_not_null().all()
     assert not load_segmentation(runs / "segmentation").training
     assert not load_classification(runs / "classification").training
+
+
+@pytest.mark.parametrize("missing", ["test", "calibration"])
+def test_only_the_test_part_may_be_made_elsewhere(
+    data: Path, runs: Path, tmp_path: Path, missing: str
+) -> None:
+    shutil.copytree(data / "own", tmp_path / "own")
+    table = tmp_path / "own" / "cohort.parquet"
+    pl.read_parquet(table).filter(pl.col("split") != missing).write_parquet(table)
+    parts = [part for part in PARTS if part != missing]
+    (tmp_path / "own" / "cohort.json").write_text(json.dumps({"parts": parts}))
+    shutil.copytree(runs / "segmentation", tmp_path / "segmentation")
+    if missing == "calibration":
+        with pytest.raises(ConfigError, match="calibration part"):
+            train_classification(CLASSIFICATION, tmp_path, tmp_path, tmp_path / "run")
+        assert not (tmp_path / "run" / "last.pt").exists()
+        return
+    train_classification(CLASSIFICATION, tmp_path, tmp_path, tmp_path / "run")
+    assert (tmp_path / "run" / "predictions_calibration.parquet").exists()
 
 
 def test_a_run_that_was_not_trained_is_named(tmp_path: Path, runs: Path) -> None:

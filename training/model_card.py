@@ -147,9 +147,8 @@ def model_card(
     lungs = [*exported_dice(films)]
     if segmentation is not None:
         lungs += [*segmentation_figures(segmentation), *frontal_figures(segmentation)]
-    verb = "is that of" if facts.classification_from else "went on from the weights of"
     parts = [
-        _HEAD.format(name=facts.name, intended=facts.intended_use, origin=_origin(judged, facts.run, verb)),
+        _HEAD.format(name=facts.name, intended=facts.intended_use, origin=_origin(judged, facts)),
         _body(judged, facts),
         _table("Lungs and view", lungs) if lungs else "",
         _TORCH if segmentation is not None else "",
@@ -163,12 +162,14 @@ def model_card(
     return "\n".join(part for part in parts if part)
 
 
-def _origin(judged: pl.DataFrame, run: Mapping[str, Any], verb: str) -> str:
-    start = run.get("initial_bundle")
+def _origin(judged: pl.DataFrame, facts: CardFacts) -> str:
+    start = facts.run.get("initial_bundle")
     if start is None:
-        return _labels(judged, run)
+        return _labels(judged, facts.run)
+    verb = "is that of" if facts.classification_from else "went on from the weights of"
     simulated = ", which were trained on simulated findings" if start["simulated"] else ""
-    return _labels(judged, run) + _CONTINUED.format(verb=verb, bundle=start["bundle"], simulated=simulated)
+    continued = _CONTINUED.format(verb=verb, bundle=start["bundle"], simulated=simulated)
+    return _labels(judged, facts.run) + continued
 
 
 def _labels(judged: pl.DataFrame, run: Mapping[str, Any]) -> str:

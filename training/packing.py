@@ -265,8 +265,7 @@ def pack(recipe: PackRecipe, data: Path, runs: Path, out: Path, *, on_films: OnF
     """
     chosen = _classification_of(recipe.classification, runs, out)
     source = recipe.segmentation or chosen.segmentation
-    own = recipe.segmentation is None and chosen.taken is not None
-    bundle = chosen.taken if own else network_bundle(source, runs)
+    bundle = chosen.taken if recipe.segmentation is None and chosen.taken else network_bundle(source, runs)
     tables = pl.concat([read_cohort(data / name) for name in recipe.cohorts], how="diagonal_relaxed")
     check_labels(tables, tuple(LABELS_OF), ("calibration", "test"), trained=False)
     graphs = export_graphs(bundle or runs / str(source), chosen.origin)

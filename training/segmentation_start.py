@@ -12,9 +12,11 @@ starts here says of the frontal head is not of unseen patients.
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import replace
 from pathlib import Path
 
+from screener.errors import ScreenerError
 from training.bundle_start import load_folded, measure_folded
 from training.checkpoints import segmentation_of
 from training.fit import write_torch
@@ -58,7 +60,11 @@ def main() -> int:
     parser.add_argument("--recipe", type=Path, required=True, help="of the run that is to start from it")
     parser.add_argument("--out", type=Path, required=True, help="run folder to write")
     arguments = parser.parse_args()
-    start_folder(load_recipe(arguments.recipe, SegmentationRecipe), arguments.data, arguments.out)
+    try:
+        start_folder(load_recipe(arguments.recipe, SegmentationRecipe), arguments.data, arguments.out)
+    except ScreenerError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
     return 0
 
 
